@@ -1,0 +1,113 @@
+"""One SQLite database in a thread of its own.
+
+* Calls run in the order in which they were made, each whole: a cancelled caller stops waiting, never the work
+  (a half-run transaction would hold the write lock).
+* The thread is ours, not trio's pool: forty hanging look-ups there would stop every commit.
+* The connection never leaves the thread; errors of sqlite3 and of the file system come out as `StoreError`.
+"""
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import outcome
+import trio
+
+from ..errors import StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Job = Callable[[sqlite3.Connection], None]
+
+
+class DatabaseThread:
+    """A thread that owns one connection; use as `async with DatabaseThread(open) as thread`.
+
+    `connect` is called in the thread and returns the connection; what it raises is raised on entering.
+    Leaving waits for the calls that are queued and closes the connection.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
+        self._connect = connect
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._token: trio.lowlevel.TrioToken
+        self._opened = trio.Event()
+        self._closed = trio.Event()
+        self._failure: BaseException | None = None
+
+    async def __aenter__(self) -> "DatabaseThread":
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread.start()
+        with trio.CancelScope(shield=True):
+            await self._opened.wait()
+        if self._failure is not None:
+            raise _translated(self._failure)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._jobs.put(None)
+        with trio.CancelScope(shield=True):
+            await self._closed.wait()
+
+    async def run(self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn(connection, …)` in the thread and return what it returns; a cancel stops the waiting only."""
+        done = trio.Event()
+        result: list[outcome.Outcome[T]] = []
+
+        def arrived(value: outcome.Outcome[T]) -> None:
+            result.append(value)
+            done.set()
+
+        self.submit(fn, arrived, *args, **kwargs)
+        await done.wait()
+        return result[0].unwrap()
+
+    def submit(
+        self,
+        fn: Callable[Concatenate[sqlite3.Connection, P], T],
+        arrived: Callable[[outcome.Outcome[T]], None],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Queue `fn(connection, …)`; `arrived` is called with its outcome in trio's thread. Never waits."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            value = outcome.capture(fn, connection, *args, **kwargs)
+            if isinstance(value, outcome.Error) and isinstance(value.error, sqlite3.Error | OSError):
+                value = outcome.Error(_translated(value.error))
+            self._tell(arrived, value)
+
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        try:
+            connection = self._connect()
+        except BaseException as exc:  # noqa: BLE001 - carried over to the opener, whatever it is
+            self._failure = exc
+            self._tell(self._opened.set)
+            return
+        self._tell(self._opened.set)
+        try:
+            while (job := self._jobs.get()) is not None:
+                job(connection)
+        finally:
+            connection.close()
+            self._tell(self._closed.set)
+
+    def _tell(self, fn: Callable[..., object], *args: object) -> None:
+        try:
+            self._token.run_sync_soon(fn, *args)
+        except trio.RunFinishedError:
+            return  # the loop is gone; nobody waits any more
+
+
+def _translated(exc: BaseException) -> BaseException:
+    if isinstance(exc, sqlite3.Error | OSError):
+        error = StoreError(str(exc))
+        error.__cause__ = exc
+        return error
+    return exc
