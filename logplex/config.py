@@ -18,7 +18,7 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 
-def _setting(default: Any, help: str, *, choices: tuple[str, ...] = (), metavar: str = "") -> Any:  # noqa: A002
+def _setting(default: Any, help: str, *, choices: tuple[str, ...] = (), metavar: str = "") -> Any:
     """A field with the text that `--help` shows for it; a tuple default may be given several times."""
     return field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
 
@@ -85,7 +85,9 @@ class Settings:
     heartbeat_seconds: float = _setting(10.0, "silence after which an SSE tail gets a heartbeat (15 are promised)")
 
     # Drains.
-    drain_allow: tuple[str, ...] = _setting((), "address range that drains may dial beside public ones", metavar="CIDR")
+    drain_allow: tuple[str, ...] = _setting(
+        (), "address range that drains may dial beside public ones", metavar="CIDR"
+    )
     drain_ports: tuple[str, ...] = _setting((), "ports that drains may dial [default: all but 0]", metavar="PORTS")
     drain_ca_file: str = _setting("", "CA certificates for drains beside the system's, PEM", metavar="FILE")
     drains_per_channel: int = _setting(6, "drains of one channel (the original's number)")
@@ -101,9 +103,7 @@ class Settings:
     drain_grace_seconds: float = _setting(10.0, "time that drains have to finish after SIGTERM")
 
 
-def from_environment(
-    environ: Mapping[str, str] = os.environ, **given: Any
-) -> Settings:
+def from_environment(environ: Mapping[str, str] = os.environ, **given: Any) -> Settings:
     """Settings from the environment under the options `given` (None: not given).
 
     Repeatable settings are comma-separated in the environment. Raises SetupError that names the variable.
