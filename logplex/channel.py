@@ -1,0 +1,217 @@
+"""The reading side of a channel: a ring in memory, behind it the spool, and who follows.
+
+Rules:
+
+* Positions from `oldest` to `head` (exclusive) can be read; nobody sees a position before its commit.
+* A reader is a cursor. Behind the ring it reads the spool; what neither holds is *lost*: `Reading.lost`, exact,
+  told once to the reader whose cursor it was.
+* Followers are told of every committed batch, synchronously and in order; they never block and never raise.
+* Ids given to clients hold the epoch: positions of another epoch mean nothing in this one.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+from .batch import Batch, Form
+from .ring import Ring
+
+
+class Follower(Protocol):
+    """Who wants to hear of new lines: a drain, or the fan-out of a channel's tails."""
+
+    def notify(self, batch: Batch) -> None:
+        """A batch was committed. Must neither block nor raise."""
+
+
+class Reading(NamedTuple):
+    """What a cursor gets: `lost` positions are gone for good, then `batches` go on at `cursor + lost`."""
+
+    lost: int
+    batches: list[Batch]
+
+
+class Place(NamedTuple):
+    """What the spool knows of a channel when it becomes active."""
+
+    oldest: int
+    head: int
+    epoch: str
+    epoch_first: int
+
+
+class History(Protocol):
+    """Committed lines that may have left the rings (store/spool.py, or nothing at all)."""
+
+    async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
+        """Batches from `cursor` up to `end`, ascending, contiguous, the first cut at the cursor or later than it."""
+
+    async def read_back(self, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
+        """The newest batches before `end`, ascending and contiguous."""
+
+    async def places(self, channel_ids: Iterable[int]) -> dict[int, Place]:
+        """Where each channel stands; new ones begin at 0."""
+
+
+class Channel:
+    """One active channel; made by `Channels`, never by hand."""
+
+    __slots__ = (
+        "_budget",
+        "_history",
+        "_oldest",
+        "_ring",
+        "epoch",
+        "epoch_first",
+        "followers",
+        "form",
+        "id",
+        "name",
+        "no_history",
+        "no_tail",
+        "removed",
+    )
+
+    def __init__(self, id: int, name: str, place: Place, *, ring: Ring, history: History, budget: "Budget") -> None:
+        self.id = id
+        self.name = name
+        self.epoch = place.epoch
+        self.epoch_first = place.epoch_first
+        self.no_tail = False
+        self.no_history = False
+        self.removed = False
+        self.form = Form.SYSLOG
+        self.followers: list[Follower] = []
+        self._oldest = place.oldest
+        self._ring = ring
+        self._history = history
+        self._budget = budget
+
+    @property
+    def head(self) -> int:
+        """The first position that is not committed yet."""
+        return self._ring.head
+
+    @property
+    def oldest(self) -> int:
+        """The oldest position that ring or spool still hold."""
+        return min(self._oldest, self._ring.oldest)
+
+    def forget_before(self, position: int) -> None:
+        """The spool no longer holds what lies before `position`; the ring may."""
+        self._oldest = max(self._oldest, position)
+
+    def append(self, batch: Batch) -> None:
+        """Show a committed batch to everyone who reads this channel."""
+        ring = self._ring
+        before = ring.bytes
+        ring.append(batch)
+        self._budget.changed(self, ring.bytes - before)
+        for follower in self.followers:
+            follower.notify(batch)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell `follower` of every batch from now on."""
+        self.followers = [*self.followers, follower]
+
+    def unfollow(self, follower: Follower) -> None:
+        """Stop telling it; unknown followers are ignored."""
+        self.followers = [other for other in self.followers if other is not follower]
+
+    def recent(self, cursor: int, max_bytes: int) -> list[Batch] | None:
+        """What the ring holds from `cursor` on; [] at the head, None behind the ring. Never waits."""
+        return self._ring.since(cursor, max_bytes)
+
+    async def read(self, cursor: int, max_bytes: int) -> Reading:
+        """What ring or spool hold from `cursor` on; nothing only at the head."""
+        batches = self._ring.since(cursor, max_bytes)
+        if batches is not None:
+            return Reading(0, batches)
+        batches = await self._history.read(self.id, cursor, self._ring.oldest, max_bytes)
+        if batches:
+            return Reading(batches[0].first - cursor, batches)
+        oldest = self._ring.oldest  # nothing is left between the cursor and the ring
+        return Reading(max(0, oldest - cursor), self._ring.since(oldest, max_bytes) or [])
+
+    async def read_back(self, end: int, max_bytes: int) -> list[Batch]:
+        """The newest batches before `end`, ascending; [] when nothing older is held."""
+        return self._ring.before(end, max_bytes) or await self._history.read_back(self.id, end, max_bytes)
+
+    def release_ring(self) -> None:
+        """Give the memory back; the lines stay in the spool."""
+        self._budget.changed(self, -self._ring.clear())
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes that the ring holds."""
+        return self._ring.bytes
+
+
+class Budget:
+    """One bound on all rings together: the rings that were quiet longest are given back first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._active: OrderedDict[Channel, None] = OrderedDict()
+
+    def changed(self, channel: Channel, difference: int) -> None:
+        """`channel` was written to, and holds `difference` more (or fewer) bytes."""
+        self._bytes += difference
+        if difference < 0 and not channel.ring_bytes:
+            self._active.pop(channel, None)
+            return
+        active = self._active
+        active[channel] = None
+        active.move_to_end(channel)
+        while self._bytes > self._max_bytes and len(active) > 1:
+            next(iter(active)).release_ring()
+
+
+class Channels:
+    """The active channels by internal id; they come when a line or a reader needs them, and go when quiet."""
+
+    def __init__(self, history: History, *, ring_lines: int, ring_bytes: int, rings_bytes: int) -> None:
+        self._history = history
+        self._ring_lines = ring_lines
+        self._ring_bytes = ring_bytes
+        self._budget = Budget(rings_bytes)
+        self._channels: dict[int, Channel] = {}
+        self.on_new: Callable[[Channel], None] = lambda channel: None
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __iter__(self) -> "Iterable[Channel]":  # type: ignore[override]
+        return iter(self._channels.values())
+
+    def get(self, channel_id: int) -> Channel | None:
+        """The channel if it is active."""
+        return self._channels.get(channel_id)
+
+    async def load(self, names: dict[int, tuple[str, frozenset[str]]]) -> None:
+        """Make channels active: internal id → (name, flags). One question to the spool for all of them."""
+        missing = [channel_id for channel_id in names if channel_id not in self._channels]
+        if not missing:
+            return
+        places = await self._history.places(missing)
+        for channel_id, place in places.items():
+            if channel_id not in self._channels:  # somebody else may have loaded it while we waited
+                name, flags = names[channel_id]
+                self._make(channel_id, name, flags, place)
+
+    def remove(self, channel_id: int) -> Channel | None:
+        """The channel was deleted: its readers see the end of it."""
+        channel = self._channels.pop(channel_id, None)
+        if channel is not None:
+            channel.removed = True
+            channel.release_ring()
+        return channel
+
+    def _make(self, channel_id: int, name: str, flags: frozenset[str], place: Place) -> None:
+        ring = Ring(place.head, max_lines=self._ring_lines, max_bytes=self._ring_bytes)
+        channel = Channel(channel_id, name, place, ring=ring, history=self._history, budget=self._budget)
+        channel.no_tail = "no_tail" in flags
+        channel.no_history = "no_history" in flags
+        self._channels[channel_id] = channel
+        self.on_new(channel)
