@@ -3,12 +3,15 @@
 * One field of `Settings` is one option of `logplex serve`, one environment variable
   (`LOGPLEX_` and the field's name in capitals) and one line of its help.
 * Only this module reads the environment; modules are handed the values that they need.
-* Sizes are bytes, times are seconds, and the name says so.
+* Sizes are bytes, times are seconds, and the name says so. People may write `64MiB` or `10m`.
+* No secret is an option (`ps` shows those): a secret is a variable, or the content of a file.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from .errors import SetupError
@@ -103,38 +106,108 @@ class Settings:
     drain_grace_seconds: float = _setting(10.0, "time that drains have to finish after SIGTERM")
 
 
+LISTENERS = ("http", "https", "logs", "syslog", "syslog_tls", "syslog_udp")  # the settings that are HOST:PORT
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return "LOGPLEX_" + name.upper()
+
+
 def from_environment(environ: Mapping[str, str] = os.environ, **given: Any) -> Settings:
     """Settings from the environment under the options `given` (None: not given).
 
-    Repeatable settings are comma-separated in the environment. Raises SetupError that names the variable.
+    Repeatable settings are comma-separated in the environment. Raises SetupError that names the variable or option.
     """
     values = {name: value for name, value in given.items() if value is not None and value != ()}
     for setting in fields(Settings):
-        variable = "LOGPLEX_" + setting.name.upper()
-        text = environ.get(variable)
-        if setting.name in values or not text:
-            continue
-        choices = setting.metadata["choices"]
-        if choices and text not in choices:
-            raise SetupError(f"{variable} must be one of {', '.join(choices)}")
-        values[setting.name] = _convert(variable, text, setting.default)
-    return Settings(**values)
+        text = environ.get(variable(setting.name))
+        if setting.name not in values and text:
+            values[setting.name] = convert(variable(setting.name), text, setting.default, setting.metadata["choices"])
+    settings = Settings(**values)
+    _check(settings)
+    return settings
 
 
-def _convert(variable: str, text: str, default: Any) -> Any:
+def convert(name: str, text: str, default: Any, choices: tuple[str, ...] = ()) -> Any:
+    """`text` as a value of the type that `default` has; SetupError names the option or variable `name`."""
+    if choices and text not in choices:
+        raise SetupError(f"{name} must be one of {', '.join(choices)}, not {text!r}")
     if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    try:
-        return type(default)(text)
-    except ValueError as exc:
-        raise SetupError(f"{variable} must be a number, not {text!r}") from exc
+    if isinstance(default, str):
+        return text
+    units = _TIMES if name.lower().replace("-", "_").endswith("_seconds") else _SIZES
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].lower() not in units:
+        example = "10 or 10m" if units is _TIMES else "1000 or 64MiB"
+        raise SetupError(f"{name} must be a number such as {example}, not {text!r}")
+    number = float(match[1]) * units[match[2].lower()]
+    if isinstance(default, int) and not number.is_integer():
+        raise SetupError(f"{name} must be a whole number, not {text!r}")
+    return type(default)(number)
+
+
+_TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES = {"": 1, "k": KIB, "kib": KIB, "m": MIB, "mib": MIB, "g": GIB, "gib": GIB}
+
+
+def _check(settings: Settings) -> None:
+    for name in LISTENERS:
+        text = getattr(settings, name)
+        if text:
+            address("--" + name.replace("_", "-"), text)
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise SetupError("--tls-cert and --tls-key belong together: give both files")
+    if (settings.https or settings.syslog_tls) and not settings.tls_cert:
+        raise SetupError("--https and --syslog-tls need --tls-cert FILE and --tls-key FILE")
+
+
+def address(name: str, text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, `[::1]:PORT` or `:PORT` (all addresses); port 0 is one of the kernel's choice."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+        raise SetupError(f"{name} must be HOST:PORT such as 127.0.0.1:8001 or [::1]:8001, not {text!r}")
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def admin(settings: Settings, environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
+    """Id and password of the admin credential that was given: LOGPLEX_ADMIN (the line itself), else --admin-file.
+
+    None: none was given, the server makes one. Raises SetupError, which never shows the line.
+    """
+    line, where = environ.get("LOGPLEX_ADMIN"), "LOGPLEX_ADMIN"
+    if not line and settings.admin_file:
+        where = settings.admin_file
+        try:
+            line = Path(settings.admin_file).read_text()
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+            raise SetupError(f"cannot read the admin file {where}: {reason}") from exc
+    if not line:
+        return None
+    id_, colon, password = line.strip().partition(":")
+    if not (id_ and colon and password) or "\n" in password:
+        raise SetupError(f"{where} must be one line ID:PASSWORD")
+    return id_, password
 
 
 def client_url(environ: Mapping[str, str] = os.environ) -> str | None:
-    """`LOGPLEX_URL`, the server that client commands talk to."""
-    return environ.get("LOGPLEX_URL")
+    """`LOGPLEX_URL`, the server that client commands talk to: `http://id:password@host:8001`."""
+    return environ.get("LOGPLEX_URL") or None
 
 
-def admin_line(environ: Mapping[str, str] = os.environ) -> str | None:
-    """`LOGPLEX_ADMIN`, the line `ID:PASSWORD` itself (secrets are never options: `ps` shows those)."""
-    return environ.get("LOGPLEX_ADMIN")
+def logs_url(environ: Mapping[str, str] = os.environ) -> str | None:
+    """`LOGPLEX_LOGS_URL`, where `logplex ship` sends lines: `http://token:t.…@host:8001/logs`."""
+    return environ.get("LOGPLEX_LOGS_URL") or None
+
+
+def data_dir(environ: Mapping[str, str] = os.environ) -> str:
+    """The local server's data directory, for client commands without --data-dir."""
+    return environ.get(variable("data_dir")) or str(Settings().data_dir)
+
+
+def no_colour(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether colours are unwanted on a terminal too (https://no-color.org, and terminals that have none)."""
+    return bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
