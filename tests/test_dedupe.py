@@ -2,7 +2,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from logplex.inputs.dedupe import GENERATIONS, Duplicate, First, Outcome, Pending, Row, Window, hash_body
+from logplex.dedupe import GENERATIONS, Duplicate, First, Outcome, Pending, Row, Window, hash_body
 
 BODY = b"36 <13>1 2026-01-01T00:00:00Z h t p - x"
 
