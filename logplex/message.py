@@ -181,10 +181,10 @@ def split(text: bytes, limit: int = TEXT_BYTES) -> list[bytes]:
     pieces = []
     start = 0
     while start < len(text):
-        # A window of `limit` bytes that grows by `over` when replaced; any byte taken off takes off one or more.
-        over = _replaced_size(text[start : start + limit]) - limit
-        end = start + (limit if over <= 0 else max(limit - over, limit // 3))
-        end = _sequence_start(text, end) if end < len(text) else len(text)
+        end = _sequence_start(text, start + limit)
+        over = _replaced_size(text[start:end]) - limit
+        if over > 0:  # each byte taken off takes off one or more; a third of the limit always fits
+            end = _sequence_start(text, max(end - over, start + limit // 3))
         pieces.append(text[start:end])
         start = end
     return pieces
@@ -195,7 +195,9 @@ def _replaced_size(text: bytes) -> int:
 
 
 def _sequence_start(text: bytes, position: int) -> int:
-    """The start of the UTF-8 sequence that `position` falls into, or `position` when it falls between two."""
+    """The start of the UTF-8 sequence that `position` falls into; itself between two, and the end behind the end."""
+    if position >= len(text):
+        return len(text)
     for back in range(1, 4):
         byte = text[position - back]
         if byte < 0x80:
