@@ -53,6 +53,54 @@ CASES: dict[str, tuple[bytes, list[Frame | Malformed]]] = {
 }
 
 
+def naive(data: bytes, limit: int) -> list[Frame | Malformed]:
+    """What protocol.md says, slowly: all of the stream is there, and each frame is cut from its front."""
+    found: list[Frame | Malformed] = []
+    while data := data.lstrip(b"\r\n\0"):
+        reason = ends = ""
+        if data[:1] == b"<":
+            line = data.replace(b"\0", b"\n").split(b"\n")[0]
+            if len(line) <= limit:
+                found.append(line.rstrip(b"\r\n\0"))
+                data = data[len(line) + 1 :]
+                continue
+            reason, ends = LINE_ABOVE_LIMIT, "\n\0"
+        elif data[0] in b"123456789":
+            digits = next((at for at, byte in enumerate(data) if byte not in b"0123456789"), len(data))
+            if digits > len(str(limit)):
+                reason = COUNT_ABOVE_LIMIT
+            elif digits == len(data):
+                return [*found, Malformed(CUT_OFF, len(data))]
+            elif data[digits : digits + 1] != b" ":
+                reason = BAD_COUNT
+            elif int(data[:digits]) > limit:
+                reason = COUNT_ABOVE_LIMIT
+            else:
+                frame = data[digits + 1 :][: int(data[:digits])]
+                if len(frame) < int(data[:digits]):
+                    return [*found, Malformed(CUT_OFF, len(data))]
+                found.append(frame.rstrip(b"\r\n\0"))
+                data = data[digits + 1 + len(frame) :]
+                continue
+        else:
+            reason = NO_FRAMING
+        size = next((at + 1 for at, byte in enumerate(data) if chr(byte) in (ends or "\n")), len(data))
+        found.append(Malformed(reason, size))
+        data = data[size:]
+    return found
+
+
+PIECES = st.lists(
+    st.one_of(
+        st.sampled_from([b"<13>1 a b", b"\n", b"\r\n", b"\0", b"2 <a", b"31 ", b"30 ", b"5 ab", b"x", b"0", b"12345"]),
+        st.binary(max_size=40),
+        st.binary(min_size=1, max_size=30).map(lambda frame: b"%d %s" % (len(frame), frame)),
+        st.text("<12 a\n\r\0", max_size=12).map(str.encode),
+    ),
+    max_size=20,
+)
+
+
 def decode(*pieces: bytes) -> list[Frame | Malformed]:
     decoder = StreamDecoder(LIMIT)
     found = [item for piece in pieces for item in decoder.feed(piece)]
@@ -104,6 +152,34 @@ def test_the_end_of_a_stream_completes_a_line_and_refuses_a_cut_off_count(name: 
         assert decoder.end() == []
 
 
+@given(PIECES)
+def test_the_rest_of_a_counted_frame_may_be_taken_and_fed_again(pieces: list[bytes]) -> None:
+    decoder = StreamDecoder(LIMIT)
+    rest = b""
+    found: list[Frame | Malformed] = []
+    for piece in pieces:
+        found += decoder.feed(rest + piece)
+        rest = decoder.take_rest() or b""
+    found += decoder.feed(rest)
+    assert found + decoder.end() == naive(b"".join(pieces), LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("data", "rest"),
+    [(b"<a
+", b""), (b"<a
+12", b"12"), (b"9 <a
+", b"9 <a
+"), (b"<a", None), (b"x", None), (b"<" * 31, None)],
+)
+def test_only_a_counted_frame_may_be_taken_out_of_the_decoder(data: bytes, rest: bytes | None) -> None:
+    decoder = StreamDecoder(LIMIT)
+    decoder.feed(data)
+    assert decoder.take_rest() == rest
+    if rest is not None:
+        assert decoder.end() == []
+
+
 @pytest.mark.parametrize("start", [b"<", b"x", b"99 ", b"1x"])
 def test_a_stream_without_line_ends_is_told_once_as_broken(start: bytes) -> None:
     decoder = StreamDecoder(LIMIT)
@@ -132,54 +208,6 @@ def test_feeding_byte_by_byte_copies_nothing_twice(frame: bytes) -> None:
     started = time.process_time()
     assert sum(len(decoder.feed(byte)) for byte in in_bytes(frame) * 3) == 3
     assert time.process_time() - started < 20
-
-
-def naive(data: bytes, limit: int) -> list[Frame | Malformed]:
-    """What protocol.md says, slowly: all of the stream is there, and each frame is cut from its front."""
-    found: list[Frame | Malformed] = []
-    while data := data.lstrip(b"\r\n\0"):
-        reason = ends = ""
-        if data[:1] == b"<":
-            line = data.replace(b"\0", b"\n").split(b"\n")[0]
-            if len(line) <= limit:
-                found.append(line.rstrip(b"\r\n\0"))
-                data = data[len(line) + 1 :]
-                continue
-            reason, ends = LINE_ABOVE_LIMIT, "\n\0"
-        elif data[0] in b"123456789":
-            digits = next((at for at, byte in enumerate(data) if byte not in b"0123456789"), len(data))
-            if digits > len(str(limit)):
-                reason = COUNT_ABOVE_LIMIT
-            elif digits == len(data):
-                return [*found, Malformed(CUT_OFF, len(data))]
-            elif data[digits : digits + 1] != b" ":
-                reason = BAD_COUNT
-            elif int(data[:digits]) > limit:
-                reason = COUNT_ABOVE_LIMIT
-            else:
-                frame = data[digits + 1 :][: int(data[:digits])]
-                if len(frame) < int(data[:digits]):
-                    return [*found, Malformed(CUT_OFF, len(data))]
-                found.append(frame.rstrip(b"\r\n\0"))
-                data = data[digits + 1 + len(frame) :]
-                continue
-        else:
-            reason = NO_FRAMING
-        size = next((at + 1 for at, byte in enumerate(data) if chr(byte) in (ends or "\n")), len(data))
-        found.append(Malformed(reason, size))
-        data = data[size:]
-    return found
-
-
-PIECES = st.lists(
-    st.one_of(
-        st.sampled_from([b"<13>1 a b", b"\n", b"\r\n", b"\0", b"2 <a", b"31 ", b"30 ", b"5 ab", b"x", b"0", b"12345"]),
-        st.binary(max_size=40),
-        st.binary(min_size=1, max_size=30).map(lambda frame: b"%d %s" % (len(frame), frame)),
-        st.text("<12 a\n\r\0", max_size=12).map(str.encode),
-    ),
-    max_size=20,
-)
 
 
 @given(PIECES)
