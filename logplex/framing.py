@@ -99,16 +99,6 @@ class StreamDecoder:
             return []
         return [Malformed(CUT_OFF, len(pending))] if self._counted else [pending.rstrip(TRAILING)]
 
-    def take_rest(self) -> bytes | None:
-        """The incomplete counted frame that is kept, b"" for nothing: the caller goes on with it in his own way.
-
-        None in the midst of anything else (a line, or giving up): then only `feed` can go on.
-        """
-        if self._reason or (self._pending and not self._counted):
-            return None
-        rest, self._pending = bytes(self._pending), bytearray()
-        return rest
-
     def _is_still_incomplete(self, data: bytes) -> bool:
         size = len(self._pending) + len(data)
         if self._counted:

@@ -166,11 +166,7 @@ def test_the_rest_of_a_counted_frame_may_be_taken_and_fed_again(pieces: list[byt
 
 @pytest.mark.parametrize(
     ("data", "rest"),
-    [(b"<a
-", b""), (b"<a
-12", b"12"), (b"9 <a
-", b"9 <a
-"), (b"<a", None), (b"x", None), (b"<" * 31, None)],
+    [(b"<a\n", b""), (b"<a\n12", b"12"), (b"9 <a\n", b"9 <a\n"), (b"<a", None), (b"x", None), (b"<" * 31, None)],
 )
 def test_only_a_counted_frame_may_be_taken_out_of_the_decoder(data: bytes, rest: bytes | None) -> None:
     decoder = StreamDecoder(LIMIT)
