@@ -215,6 +215,18 @@ static void run_rate(int64_t rate) {
         for (int tries = 0; !push(&connections[i]) && tries < 20000; tries++) usleep(1000);
 }
 
+/* Close once the peer has read all: closing over bytes that we did not read (TLS tickets) would reset what is on its way. */
+static void finish(struct connection *c) {
+    struct timeval patience = {.tv_sec = 10};
+    char rest[4096];
+    fcntl(c->wire.fd, F_SETFL, fcntl(c->wire.fd, F_GETFL) & ~O_NONBLOCK);
+    setsockopt(c->wire.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    if (c->wire.ssl) SSL_shutdown(c->wire.ssl);
+    shutdown(c->wire.fd, SHUT_WR);
+    while (recv(c->wire.fd, rest, sizeof rest, 0) > 0) continue;
+    close(c->wire.fd);
+}
+
 int main(int count, char **arguments) {
     (void)count;
     given = arguments + 1;
@@ -258,8 +270,7 @@ int main(int count, char **arguments) {
     int64_t ended = now_us(), requests = 0;
     for (int64_t i = 0; i < connection_count; i++) {
         requests += connections[i].requests;
-        if (tls) SSL_shutdown(connections[i].wire.ssl);
-        close(connections[i].wire.fd);
+        finish(&connections[i]);
     }
     printf("{\"sent\": %" PRId64 ", \"requests\": %" PRId64 ", \"text_bytes\": %d, ", total, requests, at.text);
     print_latencies();
