@@ -1,0 +1,165 @@
+"""The HTTP server: listening sockets in, connections of their own tasks out.
+
+* One task a connection; one sweep a second over all of them for whatever is too slow, instead of timers.
+* Accepting pauses when files run out (EMFILE and its like), and 50 descriptors stay spare for the spool, drains and
+  look-ups. At the bound of connections the longest idle ones make room; where none is idle, clients wait in the
+  kernel's queue.
+* `stop` is graceful: listeners close, idle connections close, requests that have begun are answered with
+  `Connection: close`.
+"""
+
+import errno
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from ..config import Settings
+from ..ledger import Ledger
+from .bodies import Bodies
+from .connection import Connection
+from .request import Shared
+from .routes import Routes
+from .wire import Wire
+
+SPARE_FILES = 50
+SWEEP_SECONDS = 1.0
+PAUSE_SECONDS = 0.1  # of accepting without files; trio's serve_listeners has the same
+ACCEPTS_IN_A_ROW = 64
+_OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A bound, listening socket and what is served there; with a context, over TLS. The server closes it."""
+
+    socket: socket.socket
+    routes: Routes
+    context: ssl.SSLContext | None = None
+
+
+class Server:
+    """Serves listeners until `stop`. `clock` is for deadlines, in seconds."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._connections: set[Connection] = set()
+        self._listeners: Sequence[Listener] = ()
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES
+        self._bound = settings.connections or self._files
+        self._shared = Shared(
+            settings=settings, ledger=ledger, clock=clock, bodies=Bodies(settings.unfinished_body_bytes)
+        )
+        self._shared.set_date(time.time())
+        self._pausing = False
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
+    async def serve(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `stop` was called and the last request answered. Cancelled, it closes everything at once."""
+        self._listeners = listeners
+        try:
+            async with trio.open_nursery() as sweeping:
+                sweeping.start_soon(self._sweep_forever)
+                async with trio.open_nursery() as connections:
+                    for listener in listeners:
+                        listener.socket.setblocking(False)
+                        connections.start_soon(self._accept, listener, connections)
+                    task_status.started()
+                sweeping.cancel_scope.cancel()
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+
+    def stop(self) -> None:
+        """Accept nothing more; `serve` returns when what has begun is answered."""
+        self._shared.stopping = True
+        for listener in self._listeners:
+            trio.lowlevel.notify_closing(listener.socket)
+            listener.socket.close()
+        for stream in list(self._shared.streams):
+            stream.stop()
+        for connection in self._connections:
+            if not connection.busy:
+                connection.wire.expire()
+
+    def sweep(self) -> None:
+        """Look for what is overdue; called every second while `serve` runs."""
+        self._shared.set_date(time.time())
+        now = self._clock()
+        for connection in self._connections:
+            if connection.wire.deadline <= now:
+                connection.wire.sweep(now)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            self.sweep()
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        in_a_row = 0
+        while not self._shared.stopping:
+            if len(self._connections) >= self._bound:
+                await self._make_room("connections")
+                continue
+            try:
+                client, address = listener.socket.accept()
+            except BlockingIOError:
+                in_a_row = 0
+                try:
+                    await trio.lowlevel.wait_readable(listener.socket)
+                except (trio.ClosedResourceError, ValueError):
+                    return  # closed by `stop`
+                self._pausing = False
+                continue
+            except OSError as error:
+                if error.errno in _OUT_OF_FILES:
+                    await self._make_room(errno.errorcode[error.errno])
+                else:  # the client left while it waited (ECONNABORTED and many more, see accept(2))
+                    await trio.lowlevel.checkpoint()
+                continue
+            if client.fileno() >= self._files:  # the kernel gives the lowest free number
+                client.close()
+                self._shared.ledger.refuse("no_files")
+                await self._make_room("spare files")
+                continue
+            self._connect(client, str(address[0]), listener, nursery)
+            in_a_row += 1
+            if in_a_row % ACCEPTS_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _connect(self, client: socket.socket, peer: str, listener: Listener, nursery: trio.Nursery) -> None:
+        client.setblocking(False)
+        with suppress(OSError):  # reset already, as its task will find out
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire = Wire(client, self._clock)
+        connection = Connection(wire, self._shared, peer.removeprefix("::ffff:"), self._connections)
+        nursery.start_soon(connection.run, listener.routes, listener.context, name="http connection")
+
+    async def _make_room(self, missing: str) -> None:
+        idle = sorted(
+            (connection for connection in self._connections if not connection.busy),
+            key=lambda connection: connection.wire.deadline,  # whose comes first has been idle longest
+        )
+        for connection in idle[: max(1, len(self._connections) // 100)]:
+            connection.wire.expire()
+        if not self._pausing:
+            self._pausing = True
+            log.warning("accept_paused", missing=missing, connections=len(self._connections), idle=len(idle))
+        await trio.sleep(PAUSE_SECONDS if not idle else 0)
