@@ -36,6 +36,6 @@ def without_secrets(text: str) -> str:
     return _UUID.sub(r"\1", _USERINFO.sub(r"\1", text))
 
 
-def without_userinfo(url: str) -> str:
-    """A URL as it may stand in a table or an error."""
-    return _USERINFO.sub(r"\1", url)
+def shown_url(url: str) -> str:
+    """A URL as it may stand in a table or an error: many services take their key as userinfo or in the query."""
+    return _USERINFO.sub(r"\1", url).partition("?")[0]

@@ -5,11 +5,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from ..printable import without_userinfo
+from ..printable import shown_url
 from .client import Failed, ListByDefault, Server, json_option, part, server_option
 from .terminal import note, on_terminal, say, show_facts, show_json, show_table
-
-PAGE = 1000  # channels asked for at once
 
 
 @click.group(cls=ListByDefault)
@@ -55,15 +53,7 @@ def _exists(server: Server, app: str) -> bool:
 @server_option
 def list_channels(as_json: bool, server: Server) -> None:
     """List all apps."""
-    found = []
-    after = ""
-    while True:
-        page = server.call("GET", f"/v3/channels?limit={PAGE}" + (f"&after={part(after)}" if after else ""))
-        rows = page["channels"]
-        found += rows
-        if len(rows) < PAGE:
-            break
-        after = str(rows[-1]["channel"])
+    found = server.pages("/v3/channels", "channels", by="channel")
     if as_json:
         show_json(found)
         return
@@ -85,9 +75,7 @@ def show(app: str, as_json: bool, server: Server) -> None:
     if found.get("flags"):
         facts.append(("flags", found["flags"]))
     facts += [(f"log input as {name}", url) for name, url in found["urls"].items()]
-    facts += [
-        (f"drain {drain.get('id')}", without_userinfo(str(drain.get("url")))) for drain in found.get("drains", [])
-    ]
+    facts += [(f"drain {drain.get('id')}", shown_url(str(drain.get("url")))) for drain in found.get("drains", [])]
     show_facts(facts)
 
 

@@ -26,6 +26,7 @@ import click
 from .. import __version__, config
 
 TIMEOUT_SECONDS = 30.0
+PAGE = 1000  # rows asked for at once, the most that the server gives
 MAX_ANSWER_BYTES = 64 * config.MIB  # a server we do not trust more than our memory
 
 
@@ -107,12 +108,21 @@ class Server:
             return answer.json()
         raise Refused(self.reason(answer, missing), answer.status)
 
+    def pages(self, path: str, name: str, *, by: str) -> list[dict[str, Any]]:
+        """All rows of a listing that comes by pages; `by` is the field that a page goes on behind."""
+        found: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            rows = self.call("GET", f"{path}?limit={PAGE}" + (f"&after={part(after)}" if after else ""))[name]
+            found += rows
+            if len(rows) < PAGE:
+                return found
+            after = str(rows[-1][by])
+
     def reason(self, answer: Answer, missing: str = "") -> str:
         """Why a request was refused, and what to do about it."""
         if answer.status == 401:
             return f"the server does not know this credential: {self.hint}"
-        if answer.status == 404 and missing:
-            return missing
         said = ""
         try:
             parsed = json.loads(answer.body)
@@ -121,6 +131,8 @@ class Server:
         except ValueError:
             said = answer.body[:200].decode("utf-8", "replace").strip()
         said = said or http.client.responses.get(answer.status, "error")
+        if missing and (answer.status == 404 or said == "channel not found"):  # the latter is a session's 422
+            return missing
         if answer.status == 403:
             return f"this credential may not do that: {said}"
         return f"the server answered {answer.status}: {said}"

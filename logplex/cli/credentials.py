@@ -23,8 +23,7 @@ def credentials() -> None:
 @server_option
 def list_credentials(as_json: bool, server: Server) -> None:
     """List all credentials, without passwords."""
-    found = server.call("GET", "/v3/credentials")
-    found = found["credentials"] if isinstance(found, dict) else found
+    found = server.pages("/v3/credentials", "credentials", by="id")
     if as_json:
         show_json(found)
         return

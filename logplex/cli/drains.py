@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..printable import without_userinfo
+from ..printable import shown_url
 from .channels import missing
 from .client import Failed, ListByDefault, Server, app_option, json_option, part, secret, server_option
 from .terminal import GREEN, RED, ago, duration, note, paint, say, show_facts, show_json, show_table
@@ -31,8 +31,7 @@ def drains() -> None:
 @server_option
 def list_drains(app: str, as_json: bool, server: Server) -> None:
     """List an app's drains and how they are doing."""
-    found = server.call("GET", f"/v3/channels/{part(app)}/drains", missing=missing(app))
-    found = found["drains"] if isinstance(found, dict) else found
+    found = server.call("GET", f"/v3/channels/{part(app)}/drains", missing=missing(app))["drains"]
     if as_json:
         show_json(found)
         return
@@ -47,18 +46,13 @@ def _row(drain: dict[str, Any]) -> tuple[Any, ...]:
     error = (status.get("error") or {}).get("text")
     return (
         drain["id"],
-        shown_url(drain),
+        shown_url(drain.get("url") or "-"),
         status.get("text"),
         status.get("pending"),
         status.get("delivered"),
         lost,
         error,
     )
-
-
-def shown_url(drain: dict[str, Any]) -> str:
-    """A drain's URL for a table: many services take their key in the query."""
-    return without_userinfo(str(drain.get("url") or "-")).partition("?")[0]
 
 
 def _drain_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,7 +135,7 @@ def add(url: str, app: str, test: bool, as_json: bool, server: Server, **given: 
         body["options"] = options
     path = f"/v3/channels/{part(app)}/drains"
     made = server.call("POST", path, body, missing=missing(app))
-    report = server.call("POST", f"{path}/{part(made['id'])}/test", {}) if test else None
+    report = server.call("POST", f"{path}/{part(made['id'])}/test") if test else None
     if as_json:
         show_json(made | ({"test": report} if report is not None else {}))
         return 0
@@ -172,7 +166,7 @@ def show(drain: str, app: str, as_json: bool, server: Server) -> None:
         [
             ("drain", found["id"]),
             ("token", found["token"]),
-            ("url", shown_url(found)),
+            ("url", shown_url(found.get("url") or "-")),
             ("options", found.get("options") or None),
             ("state", status.get("text")),
             ("since", ago(status.get("since"))),
@@ -196,8 +190,7 @@ def show(drain: str, app: str, as_json: bool, server: Server) -> None:
 @server_option
 def remove(drain: str, app: str, server: Server) -> None:
     """Stop sending to DRAIN (its id, token or URL); what it has not got yet is counted as lost."""
-    found = server.call("GET", f"/v3/channels/{part(app)}/drains", missing=missing(app))
-    rows = found["drains"] if isinstance(found, dict) else found
+    rows = server.call("GET", f"/v3/channels/{part(app)}/drains", missing=missing(app))["drains"]
     wanted = secret(drain)
     ids = [row["id"] for row in rows if wanted in (str(row["id"]), row["token"], row.get("url"))]
     if not ids:
@@ -212,7 +205,7 @@ def remove(drain: str, app: str, server: Server) -> None:
 @server_option
 def test(drain: str, app: str, as_json: bool, server: Server) -> int:
     """Try a drain now: look its name up, connect, do TLS, send one marked line."""
-    report = server.call("POST", f"{_path(app, drain)}/test", {}, missing=_gone(app, drain))
+    report = server.call("POST", f"{_path(app, drain)}/test", missing=_gone(app, drain))
     if as_json:
         show_json(report)
         return 0 if report.get("ok") else 1
@@ -249,4 +242,4 @@ def _path(app: str, drain: str) -> str:
 
 
 def _gone(app: str, drain: str) -> str:
-    return f"the app {app} has no drain {without_userinfo(drain)}: see `logplex drains -a {app}`"
+    return f"the app {app} has no drain {shown_url(drain)}: see `logplex drains -a {app}`"

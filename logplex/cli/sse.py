@@ -28,8 +28,6 @@ class Decoder:
     def feed(self, received: bytes) -> list[Event]:
         """The events that are complete now. Raises ValueError for an event that has no end."""
         *lines, self._rest = (self._rest + received).split(b"\n")
-        if len(self._rest) > MAX_EVENT_BYTES or sum(map(len, self._data)) > MAX_EVENT_BYTES:
-            raise ValueError("an event without end")
         events = []
         for line in (ended.removesuffix(b"\r") for ended in lines):
             if not line:
@@ -41,6 +39,8 @@ class Decoder:
                 self._data.append(value)
             elif name == b"id" and b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
+        if len(self._rest) + sum(map(len, self._data)) > MAX_EVENT_BYTES:
+            raise ValueError("an event without end")
         return events
 
     def _dispatch(self) -> list[Event]:
