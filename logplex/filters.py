@@ -89,16 +89,14 @@ class Filter:
         if given.get("ps") and given.get("process"):
             raise Unprocessable("process: the same as ps, which is given too")
         now = time.time() if now is None else now
-        since = _moment(given, "since", now)
-        until = _moment(given, "until", now)
         return cls(
             source=_bytes(given, "source", MAX_NAME_BYTES),
             ps=_bytes(given, "ps", MAX_NAME_BYTES) or _bytes(given, "process", MAX_NAME_BYTES),
             text=_bytes(given, "text", MAX_TEXT_BYTES),
             pattern=_bytes(given, "pattern", MAX_PATTERN_BYTES).decode(),
             severity=_severity(given.get("severity")),
-            since=since,
-            until=until,
+            since=parse_time("since", given.get("since"), now),
+            until=parse_time("until", given.get("until"), now),
             conditions=_conditions(given.get("fields")),
         )
 
@@ -137,6 +135,27 @@ class Filter:
     def covers(self, at: int) -> bool:
         """Whether lines received at `at` (unix ms) may be wanted at all."""
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+
+def parse_time(name: str, value: object, now: float) -> int | None:
+    """Unix ms of RFC 3339, unix seconds or `10m` before `now` (unix seconds); None for null and an empty text.
+
+    Raises Unprocessable that begins with `name`.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and len(value) <= 64:
+        value = value.strip()
+        relative = _RELATIVE.fullmatch(value)
+        if relative:
+            return max(0, round((now - int(relative[1]) * _UNIT_SECONDS[relative[2]]) * 1000))
+        if _UNIX.fullmatch(value):
+            value = float(value)
+        else:
+            return _rfc3339(value, name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LATEST_SECONDS:
+        return round(value * 1000)
+    raise Unprocessable(f"{name}: must be a time like 2024-05-01T12:00:00Z, 10m (ago) or unix seconds")
 
 
 def _compile(pattern: str) -> Search:
@@ -183,25 +202,6 @@ def _severity(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 7:
         return value
     raise Unprocessable("severity: must be 0 to 7 or one of emerg, alert, crit, error, warning, notice, info, debug")
-
-
-def _moment(given: Mapping[str, Any], name: str, now: float) -> int | None:
-    """Unix ms."""
-    value = given.get(name)
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and len(value) <= 64:
-        value = value.strip()
-        relative = _RELATIVE.fullmatch(value)
-        if relative:
-            return max(0, round((now - int(relative[1]) * _UNIT_SECONDS[relative[2]]) * 1000))
-        if _UNIX.fullmatch(value):
-            value = float(value)
-        else:
-            return _rfc3339(value, name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LATEST_SECONDS:
-        return round(value * 1000)
-    raise Unprocessable(f"{name}: must be a time like 2024-05-01T12:00:00Z, 10m (ago) or unix seconds")
 
 
 def _rfc3339(text: str, name: str) -> int:

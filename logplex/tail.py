@@ -154,9 +154,8 @@ class Tail:
         self._scope: trio.CancelScope | None = None  # a wait that others may cut short
         self._spoke_at = trio.current_time()
 
-    async def backlog(self) -> None:
-        """Show everything up to the head of now, and return; raises as `follow`."""
-        end = self.channel.head
+    async def backlog(self, end: int) -> None:
+        """Show everything up to position `end`, and return; raises as `follow`."""
         while self.cursor < end and self._ending is None:
             await self._step(end, math.inf)
         self.cursor = min(self.cursor, end)
@@ -173,7 +172,7 @@ class Tail:
                     await self._step(fans.cursor, fans.heartbeat_seconds)
                     continue
                 if self.view.sse:
-                    await self._send(id_block(self.channel.epoch, self.cursor - 1))
+                    await self.say(id_block(self.channel.epoch, self.cursor - 1))
                 if self.cursor == fans.cursor and self._ending is None:
                     fans.join(self)
                     await self._sleep()
@@ -181,7 +180,7 @@ class Tail:
                     await self._flush()
             if self._ending:
                 epoch, position = self.channel.epoch, self.cursor - 1
-                await self._send(notice(self._ending, sse=self.view.sse, epoch=epoch, position=position))
+                await self.say(notice(self._ending, sse=self.view.sse, epoch=epoch, position=position))
         finally:
             fans.leave(self)
 
@@ -213,6 +212,12 @@ class Tail:
         self.wake()
         return False
 
+    async def say(self, data: bytes) -> None:
+        """Send some bytes; raises as `follow`."""
+        self._spoke_at = trio.current_time()
+        self.pending = data
+        await self._flush()
+
     async def _step(self, end: int, heartbeat_seconds: float) -> None:
         """Read, render and send the next lines, not beyond position `end`; only a loss may reach beyond it."""
         channel, sse = self.channel, self.view.sse
@@ -236,13 +241,8 @@ class Tail:
         if sse and not data and trio.current_time() - self._spoke_at > heartbeat_seconds:
             data = id_block(channel.epoch, self.cursor - 1)
         if data:
-            await self._send(data)
+            await self.say(data)
         await trio.lowlevel.checkpoint()
-
-    async def _send(self, data: bytes) -> None:
-        self._spoke_at = trio.current_time()
-        self.pending = data
-        await self._flush()
 
     async def _flush(self) -> None:
         while self.pending is not None:

@@ -64,7 +64,7 @@ def account(taken: bytes) -> list[int | tuple[int, int]]:
 async def backlog(source: Source, view: View, num: int) -> bytes:
     socket = Socket()
     start = await start_at_backlog(source.channel, view.filter, num)
-    await Tail(source.channel, socket, view, start).backlog()
+    await Tail(source.channel, socket, view, start).backlog(source.channel.head)
     return socket.taken
 
 
@@ -245,7 +245,7 @@ async def test_backlog_that_goes_while_it_is_read_was_never_promised() -> None:
     socket = Socket()
     tail = Tail(source.channel, socket, plain(), await start_at_backlog(source.channel, Filter(), 100))
     source.forget(7)
-    await tail.backlog()
+    await tail.backlog(source.channel.head)
     assert account(socket.taken) == [7, 8, 9, 10, 11]
 
 
@@ -255,7 +255,7 @@ async def test_backlog_ends_at_the_head_of_its_beginning() -> None:
     socket = Socket(0)
     tail = Tail(source.channel, socket, plain(), await start_at_backlog(source.channel, Filter(), 100))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(tail.backlog)
+        nursery.start_soon(tail.backlog, source.channel.head)
         await settle()
         source.number(5)
         socket.read(None)
