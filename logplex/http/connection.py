@@ -63,7 +63,7 @@ class Connection:
                         await trio.lowlevel.checkpoint()
                     rest = rest[parser.feed(rest, 0, len(rest)) :]
                 while parser.head is None:
-                    count = await wire.receive(shared.buffer, wait_first=True)
+                    count = await wire.receive(shared.buffer)
                     if count == 0:
                         if parser.started and wire.overdue and not shared.stopping:
                             raise Refusal(408, "http_slow_header", "Request header too slow")

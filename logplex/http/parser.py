@@ -40,6 +40,9 @@ _END = b"\r\n\r\n"
 # Names as sent -> in lower case; so that a name costs one look-up. Bounded: clients invent names.
 _names: dict[bytes, bytes] = {}
 _MAX_NAMES = 1000
+# Hosts that were found good, for the same reason.
+_hosts: set[bytes | None] = set()
+_MAX_HOSTS = 1000
 
 
 class Head:
@@ -121,29 +124,37 @@ class RequestParser:
 
         Raises Refusal: 400, 405, 431, 501, 505.
         """
-        with memoryview(data) as view:
-            while start < end and not self.complete:
-                if self.head is not None and self.head.length is not None:
-                    stop = min(end, start + self.head.length - self.body_bytes)
-                    self._parse(view[start:stop])
-                    start = stop
-                    continue
-                stop = self._next_empty_line(data, start, end)
-                # A byte over the limit at most: so many bytes tell it.
-                stop = min(stop, start + self._max_header_bytes + 1 - self._fed) if self.head is None else stop
-                self._fed += stop - start
-                body_bytes = self.body_bytes
-                had_head = self.head is not None
+        view = memoryview(data)
+        if self._fed == 0 and self.head is None:  # the usual case: a whole head at once, and no byte counted twice
+            stop = data.find(_END, start, min(end, start + self._max_header_bytes)) + 4
+            if stop > 3:
                 self._parse(view[start:stop])
-                if self.body_bytes > body_bytes:
-                    self._fed = 0
-                if self._fed > self._max_header_bytes:
-                    raise Refusal(431, "header_too_large", "Request header too large")
-                if not had_head and self.head is not None:
-                    self._fed = 0
-                self._tail = (self._tail + bytes(view[max(start, stop - 3) : stop]))[-3:]
                 start = stop
+        while start < end and not self.complete:
+            if self.head is not None and self.head.length is not None:
+                stop = min(end, start + self.head.length - self.body_bytes)
+                self._parse(view[start:stop])
+            else:
+                stop = self._feed_counted(data, view, start, end)
+            start = stop
         return start
+
+    def _feed_counted(self, data: bytes | bytearray, view: memoryview, start: int, end: int) -> int:
+        """Feed a part of a head or of a chunked body, up to an empty line, and count it."""
+        stop = self._next_empty_line(data, start, end)
+        had_head, body_bytes = self.head is not None, self.body_bytes
+        if not had_head:  # a byte over the limit tells as much as all
+            stop = min(stop, start + self._max_header_bytes + 1 - self._fed)
+        self._tail = (self._tail + bytes(view[max(start, stop - 3) : stop]))[-3:]
+        self._fed += stop - start
+        self._parse(view[start:stop])
+        if self.body_bytes > body_bytes:
+            self._fed = 0
+        if self._fed > self._max_header_bytes:
+            raise Refusal(431, "header_too_large", "Request header too large")
+        if self.head is not None and not had_head:
+            self._fed = 0
+        return stop
 
     def _next_empty_line(self, data: bytes | bytearray, start: int, end: int) -> int:
         if self._tail:
@@ -222,7 +233,7 @@ class RequestParser:
             self._error = Refusal(505, "http_version", "HTTP/1.1 is spoken here")
         elif method == b"CONNECT":
             self._error = Refusal(405, "http_method", "No tunnels here")
-        elif (host is None and version == "1.1") or (host is not None and _HOST.fullmatch(host) is None):
+        elif host not in _hosts and not self._is_host(host, version):
             self._error = Refusal(400, "http_malformed", "Exactly one valid Host is needed")
         elif not path or b"#" in self._target:
             self._error = Refusal(400, "http_malformed", "Bad request target")
@@ -233,6 +244,15 @@ class RequestParser:
         elif b"expect" in headers and headers[b"expect"].lower() != b"100-continue":
             self._error = Refusal(417, "http_expect", "Only 100-continue can be expected")
         self.head = Head(method, path, query, headers, version == "1.0")
+
+    def _is_host(self, host: bytes | None, version: str) -> bool:
+        if host is None:
+            return version == "1.0"
+        if _HOST.fullmatch(host) is None:
+            return False
+        if len(_hosts) < _MAX_HOSTS and len(host) <= 64:
+            _hosts.add(host)
+        return True
 
     def _absolute(self, method: bytes, target: bytes, host: bytes | None) -> tuple[bytes, bytes, bytes | None]:
         if target == b"*" and method == b"OPTIONS":

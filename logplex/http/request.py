@@ -38,7 +38,7 @@ class Shared:
     date: bytes = b""  # the header line of this second
     no_content: bytes = b""  # the whole commonest answer
     stopping: bool = False
-    streams: set[Stream] = field(default_factory=set)  # those that somebody waits on
+    streams: set[Stream] = field(default_factory=set)  # answers that are being streamed
 
     def set_date(self, wall: float) -> None:
         """Called about once a second."""
@@ -186,6 +186,8 @@ class Request:
         head += (b"Transfer-Encoding: chunked\r\n" if chunked else b"") + self._end()
         silent = self.method == b"HEAD" or not answer.has_body(status)
         self._stream = Stream(self._wire, self._shared.streams, head, chunked=chunked, silent=silent)
+        if self._shared.stopping:
+            self._stream.stop()
         return self._stream
 
     def end(self) -> None:

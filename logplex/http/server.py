@@ -24,6 +24,7 @@ from ..config import Settings
 from ..ledger import Ledger
 from .bodies import Bodies
 from .connection import Connection
+from .poller import Poller
 from .request import Shared
 from .routes import Routes
 from .wire import Wire
@@ -60,6 +61,7 @@ class Server:
         )
         self._shared.set_date(time.time())
         self._pausing = False
+        self._poller: Poller
 
     @property
     def connections(self) -> int:
@@ -74,15 +76,17 @@ class Server:
     ) -> None:
         """Serve until `stop` was called and the last request answered. Cancelled, it closes everything at once."""
         self._listeners = listeners
+        self._poller = Poller()
         try:
-            async with trio.open_nursery() as sweeping:
-                sweeping.start_soon(self._sweep_forever)
+            async with trio.open_nursery() as helpers:
+                helpers.start_soon(self._poller.run)
+                helpers.start_soon(self._sweep_forever)
                 async with trio.open_nursery() as connections:
                     for listener in listeners:
                         listener.socket.setblocking(False)
                         connections.start_soon(self._accept, listener, connections)
                     task_status.started()
-                sweeping.cancel_scope.cancel()
+                helpers.cancel_scope.cancel()
         finally:
             for listener in listeners:
                 listener.socket.close()
@@ -148,7 +152,7 @@ class Server:
         client.setblocking(False)
         with suppress(OSError):  # reset already, as its task will find out
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        wire = Wire(client, self._clock)
+        wire = Wire(client, self._poller, self._clock)
         connection = Connection(wire, self._shared, peer.removeprefix("::ffff:"), self._connections)
         nursery.start_soon(connection.run, listener.routes, listener.context, name="http connection")
 

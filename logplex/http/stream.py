@@ -10,13 +10,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import trio
-
 from .answer import LAST_CHUNK
 from .refusal import ClientGone
 from .wire import Wire
 
-_DISCARD_BYTES = 4096  # of what a client sends behind its request while it reads a stream
+MAX_DISCARDED_BYTES = 1024 * 1024  # at once, of what a client sends while it reads a stream; above it is cut off
+_discarded = bytearray(4096)  # nobody looks at it
 
 
 class Stream:
@@ -25,7 +24,7 @@ class Stream:
     `gone` says that the client has closed or broken its connection, `broken` that the body has no proper end.
     """
 
-    __slots__ = ("_chunked", "_head", "_rest", "_silent", "_stopped", "_streams", "_watch", "_wire", "broken", "gone")
+    __slots__ = ("_chunked", "_head", "_rest", "_silent", "_stopped", "_streams", "_wire", "broken", "gone")
 
     # The same bytes for a thousand readers are framed once, and held once when the kernels do not take them.
     _framed: tuple[bytes, bytes] = (b"", b"")
@@ -38,18 +37,19 @@ class Stream:
         self._silent = silent  # an answer to HEAD: its body is not sent
         self._rest: memoryview | bytes = b""  # taken from send_nowait and not yet by the kernel
         self._stopped = False
-        self._watch: trio.CancelScope | None = None
         self.gone = False
         self.broken = True
 
     async def __aenter__(self) -> Self:
         self._wire.prepare_stream()
         await self._send(self._head)
+        self._streams.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._streams.discard(self)
         if kind is None and not self.gone:
             await self._send(LAST_CHUNK if self._chunked and not self._silent else b"")
             self.broken = False
@@ -74,53 +74,39 @@ class Stream:
                 return 0
             framed = self._frame(data)
             sent = self._wire.send_nowait(framed)
+            if sent < len(framed):
+                self._rest = memoryview(framed)[sent:]
+                self._flush()  # until the kernel takes nothing: only then it tells when there is room
         except ClientGone:
             self._end(gone=True)
             raise
-        if sent < len(framed):
-            self._rest = memoryview(framed)[sent:]
-            if self._watch is not None:
-                self._watch.cancel()  # from now on wait for room, not for the client's end
         return len(data)
 
     async def wait_gone(self, on_room: Callable[[], None] | None = None) -> None:
-        """Until the client has gone, `stop` is called, or the server stops; the handler then ends as it likes.
+        """Until the client has gone, `stop` was called, or the server stops; the handler then ends as it likes.
 
         While it runs, what `send_nowait` could not send is sent on, and `on_room` is called when a piece can be
         taken again. What the client sends is thrown away; its end of input counts as gone.
         """
-        self._streams.add(self)
         try:
             while not (self.gone or self._stopped):
-                if self._rest:
-                    await self._wire.wait_writable()
-                    if self._flush() and on_room is not None:
-                        on_room()
+                if self._rest and self._flush() and on_room is not None:
+                    on_room()
+                elif self._wire.discard(_discarded, MAX_DISCARDED_BYTES):
+                    await self._wire.wait()
                 else:
-                    with trio.CancelScope() as self._watch:
-                        await self._read()
-                    self._watch = None
+                    self.gone = True
         except ClientGone:
             self._end(gone=True)
-        finally:
-            self._watch = None
-            self._streams.discard(self)
 
     def stop(self) -> None:
         """Have `wait_gone` return."""
         self._end(gone=False)
 
-    async def _read(self) -> None:
-        buffer = bytearray(_DISCARD_BYTES)
-        while await self._wire.receive(buffer, wait_first=True):
-            await trio.lowlevel.checkpoint()
-        self.gone = True
-
     def _end(self, *, gone: bool) -> None:
         self.gone = self.gone or gone
         self._stopped = True
-        if self._watch is not None:
-            self._watch.cancel()
+        self._wire.wake()
 
     def _frame(self, data: bytes) -> bytes:
         if not self._chunked:
@@ -132,8 +118,12 @@ class Stream:
         return framed
 
     def _flush(self) -> bool:
-        self._rest = self._rest[self._wire.send_nowait(self._rest) :]
-        return not self._rest
+        while self._rest:
+            sent = self._wire.send_nowait(self._rest)
+            if sent == 0:
+                return False
+            self._rest = self._rest[sent:]
+        return True
 
     async def _send(self, framed: bytes) -> None:
         if self.gone:

@@ -1,9 +1,10 @@
-"""One client's socket, plain or TLS: non-blocking calls first, trio only when the kernel would block.
+"""One client's socket, plain or TLS: non-blocking calls, and a wait only when the kernel would block.
 
 * A read or a write that the kernel takes at once costs a system call and no task switch; whoever loops over it has
   to pass a checkpoint now and then.
-* There is no timer per call. A wire has a `deadline` that a sweep over all wires compares with the clock; a wire
-  that is overdue is shut down for reading (and writing, when that is what stalls), which wakes its task.
+* There is no timer per call. A wire has a `deadline` that a sweep over all wires compares with the clock; one that
+  is overdue is woken, and reads no more.
+* One task at a time waits for a wire; any task may write to it.
 * `ClientGone` is every way in which the other end can vanish; where a read meets the orderly end it returns 0.
 """
 
@@ -12,18 +13,19 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
-import trio
-from trio.lowlevel import wait_readable, wait_writable
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from .poller import ENDED, READABLE, Poller
 from .refusal import ClientGone
 
 SEND_STALL_SECONDS = 60.0  # nginx' send_timeout: a client that takes nothing for so long has gone
 PACE_SECONDS = 10.0  # over which the least speed of a body is measured
 UNSENT_BYTES = 128 * 1024  # of a stream in the kernel: a thousand slow tails must not take gigabytes
 
-# What a call on a non-blocking socket raises instead of waiting; SSLError is an OSError, so the order matters.
-_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+# What a call on a non-blocking socket raises instead of waiting; the last two are OSErrors of their own.
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Wire:
@@ -32,38 +34,65 @@ class Wire:
     `received` counts bytes. `overdue` says that the deadline has passed: nothing more is read.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_mark", "_pace", "_sending", "_socket", "deadline", "overdue", "received")
+    __slots__ = (
+        "_clock",
+        "_ended",
+        "_mark",
+        "_pace",
+        "_poller",
+        "_readable",
+        "_secure",
+        "_socket",
+        "_task",
+        "deadline",
+        "overdue",
+        "received",
+    )
 
-    def __init__(self, connected: socket.socket, clock: Callable[[], float]) -> None:
+    def __init__(self, connected: socket.socket, poller: Poller, clock: Callable[[], float]) -> None:
         self._socket = connected
+        self._secure = False
+        self._poller = poller
         self._clock = clock
+        self._task: Task | None = None
+        self._readable = False  # a read may find something
+        self._ended = False  # the client has sent its last
         self.deadline = math.inf
         self.overdue = False
         self.received = 0
         self._mark = 0
         self._pace = 0  # bytes in PACE_SECONDS; 0: the deadline is final
-        self._sending = False
+        poller.add(connected.fileno(), self)
 
-    async def shake_hands(self, context: ssl.SSLContext, seconds: float) -> None:
-        """Become the server's side of a TLS connection. Raises ClientGone."""
-        try:
-            self._socket = secured = context.wrap_socket(
-                self._socket, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
-            )
-        except OSError as exc:
-            raise ClientGone from exc
-        self.due_in(seconds)
-        while True:
-            try:
-                secured.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._wait(wait_readable)
-            except ssl.SSLWantWriteError:
-                await self._wait(wait_writable)
-            except OSError as exc:
-                raise ClientGone from exc
-            else:
-                return
+    # Readiness.
+
+    def ready(self, events: int) -> None:
+        """Called by the poller."""
+        if events & READABLE:
+            self._readable = True
+            if events & ENDED:
+                self._ended = True
+        if self._task is not None:
+            reschedule(self._task)
+            self._task = None
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+        if self._task is not None:
+            reschedule(self._task)
+            self._task = None
+
+    async def wait(self) -> None:
+        """Until something has changed: readable, writable, broken, overdue, or `wake` was called. A checkpoint."""
+        assert self._task is None, "one task at a time waits for a wire"
+        self._task = current_task()
+        await wait_task_rescheduled(self._abort)
+
+    def _abort(self, _raise_cancel: Any) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
+
+    # Deadlines.
 
     def due_in(self, seconds: float, *, pace: int = 0) -> None:
         """Have the wire overdue after `seconds`; with `pace`, unless so many bytes a PACE_SECONDS go on coming."""
@@ -84,32 +113,74 @@ class Wire:
         self.expire()
 
     def expire(self) -> None:
-        """Wake the reading task for the last time: from now on `receive` returns 0."""
+        """From now on `receive` returns 0, and a `send` that has to wait raises ClientGone."""
         self.overdue = True
         self.deadline = math.inf
-        # Only the end of both directions wakes a task that waits to write.
-        self.shut_down(socket.SHUT_RDWR if self._sending else socket.SHUT_RD)
+        self.wake()
 
-    async def receive(self, buffer: bytearray, *, wait_first: bool = False) -> int:
+    # Bytes.
+
+    async def shake_hands(self, context: ssl.SSLContext, seconds: float) -> None:
+        """Become the server's side of a TLS connection. Raises ClientGone."""
+        try:
+            self._socket = secured = context.wrap_socket(
+                self._socket, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
+            )
+            self._secure = True
+            self.due_in(seconds)
+            while True:
+                try:
+                    secured.do_handshake()
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    await self.wait()
+                    if self.overdue:
+                        raise ClientGone from None
+                else:
+                    return
+        except (OSError, ValueError) as exc:  # ValueError: the client has gone before it was wrapped
+            raise ClientGone from exc
+
+    async def receive(self, buffer: bytearray) -> int:
         """Read into the start of `buffer`; returns the number of bytes, 0 at the end of input or when overdue.
 
-        `wait_first` spares a call that is known to find nothing. Raises ClientGone when the connection is broken.
+        Raises ClientGone when the connection is broken.
         """
-        if wait_first and type(self._socket) is socket.socket:  # TLS may hold read data that the kernel knows not of
-            await self._wait(wait_readable)
         while not self.overdue:
+            if not self._readable:
+                self._task = current_task()
+                await wait_task_rescheduled(self._abort)
+                continue
             try:
                 count = self._socket.recv_into(buffer)
-            except ssl.SSLWantWriteError:
-                await self._wait(wait_writable)
-            except _WOULD_BLOCK:
-                await self._wait(wait_readable)
+            except WOULD_BLOCK:
+                self._readable = False
+                continue
             except OSError as exc:
                 raise ClientGone from exc
-            else:
-                self.received += count
-                return count
+            # A read that does not fill the buffer has emptied the kernel's (epoll(7), question 9), but not OpenSSL's.
+            if count < len(buffer) and not self._secure and not self._ended:
+                self._readable = False
+            self.received += count
+            return count
         return 0
+
+    def discard(self, buffer: bytearray, most: int) -> bool:
+        """Read and throw away what is there; False at the end of input. Raises ClientGone, also over `most` bytes."""
+        until = self.received + most
+        while self._readable and self.received < until:
+            try:
+                count = self._socket.recv_into(buffer)
+            except WOULD_BLOCK:
+                self._readable = False
+                return True
+            except OSError as exc:
+                raise ClientGone from exc
+            self.received += count
+            if count == 0:
+                return False
+        if self._readable:
+            raise ClientGone
+        return True
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         """Write what the kernel takes; returns the number of bytes. Raises ClientGone.
@@ -118,7 +189,7 @@ class Wire:
         """
         try:
             return self._socket.send(data)
-        except _WOULD_BLOCK:
+        except WOULD_BLOCK:
             return 0
         except OSError as exc:
             raise ClientGone from exc
@@ -128,52 +199,33 @@ class Wire:
         sent = self.send_nowait(data)
         if sent == len(data):
             return
-        rest = memoryview(data)
-        self._sending = True
-        while sent < len(rest):
-            rest = rest[sent:]
-            self.due_in(SEND_STALL_SECONDS)
-            await self._wait(wait_writable)
+        rest = memoryview(data)[sent:]
+        self.due_in(SEND_STALL_SECONDS)
+        while rest:
             sent = self.send_nowait(rest)
-        self._sending = False
+            rest = rest[sent:]
+            if sent:
+                self.due_in(SEND_STALL_SECONDS)
+                continue  # only a write that takes nothing has the kernel tell when there is room
+            await self.wait()
+            if self.overdue:
+                raise ClientGone
         self.not_due()
-
-    async def wait_readable(self) -> None:
-        """Until a read may find something."""
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-            await trio.lowlevel.checkpoint()
-            return
-        await self._wait(wait_readable)
-
-    async def wait_writable(self) -> None:
-        """Until a write may be taken."""
-        await self._wait(wait_writable)
-
-    async def _wait(self, wait: Callable[[socket.socket], object]) -> None:
-        try:
-            await wait(self._socket)  # type: ignore[misc]
-        except trio.ClosedResourceError as exc:
-            raise ClientGone from exc
-        if self.overdue and self._sending:
-            raise ClientGone
 
     def prepare_stream(self) -> None:
         """Bound what the kernel holds for a reader that is too slow."""
         with suppress(OSError):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
-    def shut_down(self, how: int) -> None:
-        """`socket.shutdown`, on the TCP connection itself; a connection that is broken already is none of ours."""
-        with suppress(OSError):
-            socket.socket.shutdown(self._socket, how)
-
     def say_goodbye(self) -> None:
-        """Tell the client that nothing more comes; with TLS, by its own close too."""
+        """Tell the client that nothing more comes; with TLS, by its own close too, whose answer is not waited for."""
         if isinstance(self._socket, ssl.SSLSocket):
-            with suppress(OSError, ValueError):  # what it says is sent; the client's own goodbye is not waited for
+            with suppress(OSError, ValueError):
                 self._socket.unwrap()
-        self.shut_down(socket.SHUT_WR)
+        with suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)  # of TCP: that of SSLSocket would end TLS unsaid
 
     def close(self) -> None:
         """Close the socket; what the kernel took is still sent."""
+        self._poller.remove(self._socket.fileno())
         self._socket.close()

@@ -1,0 +1,54 @@
+"""Waiting for many sockets with one registration each.
+
+trio's own `wait_readable` changes the kernel's registration on every wait, and passes through several coroutines,
+each of which an idle connection would keep. Here a socket is registered once, edge-triggered, and its task is woken
+by `reschedule`; one task waits for all of them through trio. Measured with 64 busy and with 2,000 idle connections
+(tests/bench/http.py).
+"""
+
+import select
+from typing import Protocol
+
+import trio
+
+EVENTS_AT_ONCE = 1024
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+
+class Pollable(Protocol):
+    """What has a socket here."""
+
+    def ready(self, events: int) -> None:
+        """Something has changed; called once a change, so it is kept until a call on the socket would block."""
+
+
+class Poller:
+    """All sockets of a server; `run` is its task, and closes it at its end."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._members: dict[int, Pollable] = {}
+
+    def add(self, descriptor: int, member: Pollable) -> None:
+        """Have `member.ready` called from now on, at first for what is so already."""
+        self._members[descriptor] = member
+        self._epoll.register(descriptor, _ALL)
+
+    def remove(self, descriptor: int) -> None:
+        """Forget a socket, just before it is closed (the kernel then forgets it too)."""
+        self._members.pop(descriptor, None)
+
+    async def run(self) -> None:
+        """Wait and tell, until cancelled."""
+        members = self._members
+        with self._epoll as epoll:
+            descriptor = epoll.fileno()
+            while True:
+                await trio.lowlevel.wait_readable(descriptor)
+                for ready, events in epoll.poll(0, EVENTS_AT_ONCE):
+                    member = members.get(ready)
+                    if member is not None:
+                        member.ready(events)
