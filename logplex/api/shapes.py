@@ -1,9 +1,13 @@
 """How records look in JSON, where several APIs show them alike."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from ..registry import DrainRecord
+
+MASK = "***"
+"""What stands where a secret is not shown."""
 
 
 def drain_fields(drain: DrainRecord) -> dict[str, Any]:
@@ -26,4 +30,6 @@ def unmasked(given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, A
     return restored
 
 
-MASK = "***"
+def rfc3339(at: float) -> str:
+    """Unix seconds for people and programs."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -30,7 +30,8 @@ async def healthcheck(call: Call) -> Response:
     status = 200 if text == "OK" else 503
     headers = {"logplex-state": health.state}
     if "application/json" in call.request.headers.get("accept", ""):
-        detail = {"status": text, "state": health.state, "stopping": health.stopping, **health.detail}
+        state = health.state if health.routing else "booting"
+        detail = {"status": text, "state": state, "stopping": health.stopping, **health.detail}
         return json_answer(detail, status, headers)
     return text_answer(text, status, headers)
 
@@ -77,10 +78,10 @@ async def list_channels(call: Call) -> Response:
     return json_answer({"channels": rows})
 
 
-def page_size(text: str | None) -> int:
+def page_size(text: str | None, default: int = PAGE) -> int:
     """`limit`, at most 1,000; raises BadPayload for what is no number."""
     if text is None:
-        return PAGE
+        return default
     if not (text.isascii() and text.isdigit()) or int(text[:9]) == 0:
         raise BadPayload("limit must be a number")
     return min(int(text[:9]), MAX_PAGE)
@@ -169,9 +170,9 @@ async def create_session(call: Call) -> Response:
     options = session_options(given)
     try:
         record = await call.channel(name)
+        session = await call.services.registry.create_session(record.id, options)
     except NotFound as exc:
         raise Unprocessable("channel not found") from exc
-    session = await call.services.registry.create_session(record.id, options)
     url = call.url(f"/sessions/{session.uuid}")
     return json_answer({"url": url}, 201, {"location": url})
 

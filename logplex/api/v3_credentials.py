@@ -10,7 +10,8 @@ from ..registry import CredentialRecord
 from ..registry.records import is_channel_name, is_credential_id
 from .guard import BadPayload
 from .resource import Call, Operation, empty_answer, json_answer
-from .v3 import page_size
+from .shapes import rfc3339
+from .v3 import MAX_PAGE, page_size
 
 MAX_PERMISSIONS = 100
 
@@ -20,7 +21,7 @@ _PERMISSION = re.compile(r"full_api|any_channel|(?:channel|app):(.+)", re.DOTALL
 async def list_credentials(call: Call) -> Response:
     """By id; `after` is the last id of the page before."""
     query = call.request.query_params
-    found = await call.services.registry.credentials(query.get("after", ""), page_size(query.get("limit")))
+    found = await call.services.registry.credentials(query.get("after", ""), page_size(query.get("limit"), MAX_PAGE))
     return json_answer({"credentials": [_fields(record) for record in found]})
 
 
@@ -60,7 +61,7 @@ async def delete_credential(call: Call) -> Response:
 
 
 def _fields(record: CredentialRecord) -> dict[str, object]:
-    return {"id": record.id, "permissions": list(record.permissions), "created_at": record.created_at}
+    return {"id": record.id, "permissions": list(record.permissions), "created_at": rfc3339(record.created_at)}
 
 
 TABLE = {

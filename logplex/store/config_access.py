@@ -88,19 +88,14 @@ def delete_credential(db: sqlite3.Connection, credential_id: str) -> tuple[None,
 
 
 def create_session(db: sqlite3.Connection, session: SessionRecord, *, forget_before: float) -> None:
-    """Store a session, and remove those that were created before `forget_before`."""
+    """Store a session, and remove those that were created before `forget_before`. Raises NotFound (channel)."""
+    row = (session.uuid, session.channel_id, json.dumps(dict(session.options)), session.created_at, session.expires_at)
     with transaction(db):
         db.execute("DELETE FROM sessions WHERE created_at < ?", (forget_before,))
-        db.execute(
-            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)",
-            (
-                session.uuid,
-                session.channel_id,
-                json.dumps(dict(session.options)),
-                session.created_at,
-                session.expires_at,
-            ),
-        )
+        try:
+            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", row)
+        except sqlite3.IntegrityError as exc:  # it was deleted since the caller looked it up
+            raise NotFound("No such channel") from exc
 
 
 def find_session(db: sqlite3.Connection, uuid: str) -> SessionRecord | None:
