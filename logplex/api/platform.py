@@ -41,7 +41,7 @@ class PlatformResource(Resource):
         await Resource.__call__(self, scope, receive, send)
 
     def refusal(self, error: ClientError) -> Response:
-        headers = {}
+        headers = {"www-authenticate": "Basic realm=Logplex"} if error.status == 401 else {}
         retry_after = getattr(error, "retry_after", None)
         if retry_after is not None:
             headers["retry-after"] = str(retry_after)

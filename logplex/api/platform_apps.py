@@ -43,7 +43,7 @@ async def list_apps(call: Call) -> Response:
     return json_answer(apps, 206, {"next-range": f"name ]{found[-1].name}..; max={APPS_IN_A_PAGE}"})
 
 
-async def getfind_app(call: Call) -> Response:
+async def get_app(call: Call) -> Response:
     return json_answer(_app_fields(call, await find_app(call)))
 
 
@@ -169,7 +169,7 @@ def _app_fields(call: Call, channel: ChannelRecord) -> dict[str, Any]:
 
 
 def _drain_fields(call: Call, app: ChannelRecord, drain: DrainRecord) -> dict[str, Any]:
-    fields = {
+    fields: dict[str, Any] = {
         "id": drain_uuid(drain),
         "token": drain.token,
         "url": drain.url,
