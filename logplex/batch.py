@@ -51,9 +51,7 @@ class Batch:
 
     __slots__ = ("_http", "_pieces", "at", "count", "data", "end", "first", "form", "tails_only")
 
-    def __init__(
-        self, first: int, count: int, at: int, form: Form, data: bytes, *, tails_only: bool = False
-    ) -> None:
+    def __init__(self, first: int, count: int, at: int, form: Form, data: bytes, *, tails_only: bool = False) -> None:
         self.first = first
         self.count = count
         self.end = first + count

@@ -9,11 +9,15 @@ Rules:
 * Ids given to clients hold the epoch: positions of another epoch mean nothing in this one.
 """
 
+import hashlib
+import secrets
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from .batch import Batch, Form
+from .ledger import Page
 from .ring import Ring
 
 
@@ -38,6 +42,7 @@ class Place(NamedTuple):
     head: int
     epoch: str
     epoch_first: int
+    page: Page
 
 
 class History(Protocol):
@@ -51,6 +56,30 @@ class History(Protocol):
 
     async def places(self, channel_ids: Iterable[int]) -> dict[int, Place]:
         """Where each channel stands; new ones begin at 0."""
+
+
+class NoHistory:
+    """What stands behind the rings when nothing is kept (`--durability none`): every start is a new epoch."""
+
+    def __init__(self) -> None:
+        self._epoch = secrets.token_bytes(16)
+
+    async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
+        """Nothing is held behind the ring."""
+        return []
+
+    async def read_back(self, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
+        """Nothing is held behind the ring."""
+        return []
+
+    async def places(self, channel_ids: Iterable[int]) -> dict[int, Place]:
+        """All begin at 0; only the ring says what is the oldest."""
+        return {number: Place(sys.maxsize, 0, channel_epoch(self._epoch, number), 0, Page()) for number in channel_ids}
+
+
+def channel_epoch(epoch: bytes, channel_id: int) -> str:
+    """The epoch of one channel: 64 bits that no other channel, and no other epoch of the node, has."""
+    return hashlib.blake2b(b"%d" % channel_id, key=epoch, digest_size=8).hexdigest()
 
 
 class Channel:
@@ -69,6 +98,8 @@ class Channel:
         "name",
         "no_history",
         "no_tail",
+        "numbered",
+        "page",
         "removed",
     )
 
@@ -80,6 +111,8 @@ class Channel:
         self.no_tail = False
         self.no_history = False
         self.removed = False
+        self.numbered = place.head  # the next position to give out; behind it up to `head` a group is committing
+        self.page = place.page
         self.form = Form.SYSLOG
         self.followers: list[Follower] = []
         self._oldest = place.oldest
@@ -142,6 +175,11 @@ class Channel:
         self._budget.changed(self, -self._ring.clear())
 
     @property
+    def ring_oldest(self) -> int:
+        """The oldest position that the ring holds; the head when it holds none."""
+        return self._ring.oldest
+
+    @property
     def ring_bytes(self) -> int:
         """Bytes that the ring holds."""
         return self._ring.bytes
@@ -182,7 +220,7 @@ class Channels:
     def __len__(self) -> int:
         return len(self._channels)
 
-    def __iter__(self) -> "Iterable[Channel]":  # type: ignore[override]
+    def __iter__(self) -> Iterator[Channel]:
         return iter(self._channels.values())
 
     def get(self, channel_id: int) -> Channel | None:

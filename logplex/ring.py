@@ -67,7 +67,7 @@ class Ring:
         return found
 
     def before(self, end: int, max_bytes: int) -> list[Batch]:
-        """Batches that end at `end` (cut there), ascending, up to about `max_bytes` and at least one if any is held."""
+        """Batches that end at `end` (cut there), ascending, up to about `max_bytes`, at least one if one is held."""
         if end <= self.oldest:
             return []
         batches = self._batches

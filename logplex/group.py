@@ -1,0 +1,208 @@
+"""The lines that will be committed together.
+
+Invariants (a model test in tests/test_group.py):
+
+* The lines of one channel stay in the order in which they were taken; positions are given at `seal`, without gaps,
+  and groups are sealed in the order in which they commit.
+* A line is counted `received` (or `own`) when it is sealed, and `writing` from then until its group is settled.
+* Lines of one channel have the form that the channel had at the first of them; the `odd` ones are RAW.
+* Whoever waits for the group's commit waits on `settled`, which also says how it ended.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import trio
+
+from .batch import Batch, Form, raw_frame
+from .channel import Channel
+from .fastpath import Entries
+
+MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
+
+
+class Outcome(Enum):
+    """How a group ended; what a held request may be told."""
+
+    DONE = "done"  # as durable as was promised
+    MEMORY = "memory"  # shown, but only in memory: 204 carries `Logplex-Durability: memory`
+    HELD = "held"  # still not committed, and nobody can say when: close, so that shippers retry
+
+
+class First(Protocol):
+    """The id of a request whose lines are in the group (inputs/dedupe.py)."""
+
+    def row(self, wall: float) -> tuple[bytes, float]:
+        """What is stored with the lines."""
+
+
+class Sealed(NamedTuple):
+    """The numbered batches of one channel in one group."""
+
+    channel: Channel
+    batches: list[Batch]
+
+
+class Group:
+    """Lines in the order of their arrival, by channel; filled by the router, sealed by the committer."""
+
+    __slots__ = (
+        "_forms",
+        "_lines",
+        "_odd",
+        "_own",
+        "_settled",
+        "bytes",
+        "entries",
+        "ids",
+        "outcome",
+        "touched",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        self.bytes = 0  # rendered bytes, roughly
+        self.waiting = False  # somebody is held until the commit
+        self.entries: dict[object, Entries] = {}  # by principal; see fastpath
+        self.ids: list[First] = []  # request ids to store with the lines
+        self.touched: set[Channel] = set()  # channels whose page changed though they may get no line
+        self.outcome: Outcome | None = None
+        self._lines: dict[Channel, list[str]] = {}
+        self._forms: dict[Channel, Form] = {}
+        self._odd: dict[Channel, dict[int, bool]] = {}  # index → tails only
+        self._own: dict[Channel, int] = {}
+        self._settled: trio.Event | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._lines or self.ids or self.touched)
+
+    def open(self, channel: Channel) -> tuple[Form, Callable[[str], None]]:
+        """The form in which the channel's lines are to be rendered, and where they are appended."""
+        append = self._list(channel).append
+        return self._forms[channel], append
+
+    def append_raw(self, channel: Channel, pri: int, time: bytes, source: bytes, process: bytes, text: bytes) -> None:
+        """Add a line that does not have the channel's form."""
+        self._append_odd(channel, raw_frame(pri, time, source, process, text), tails_only=False)
+
+    def append_own(self, channel: Channel, pri: int, time: bytes, text: bytes, *, tails_only: bool) -> None:
+        """Add a line of ours (source `heroku`, process `logplex`)."""
+        self._own[channel] = self._own.get(channel, 0) + 1
+        self._append_odd(channel, raw_frame(pri, time, b"heroku", b"logplex", text), tails_only=tails_only)
+
+    def open_lines(self, channel: Channel) -> int:
+        """Lines of the channel that are not sealed yet."""
+        return len(self._lines.get(channel, ()))
+
+    def forget(self, channel: Channel) -> int:
+        """The channel was deleted: give up its lines and return their number."""
+        self._odd.pop(channel, None)
+        self._own.pop(channel, None)
+        self.touched.discard(channel)
+        self.entries.clear()
+        return len(self._lines.pop(channel, ()))
+
+    def seal(self, at: int) -> list[Sealed]:
+        """Number all lines, received at `at` (unix ms), and render them into batches."""
+        sealed = []
+        for channel, lines in self._lines.items():
+            if not lines:  # a scan that was undone
+                continue
+            odd = self._odd.get(channel)
+            if odd is None:
+                batches = _batches(lines, channel.numbered, at, self._forms[channel], tails_only=False)
+            else:
+                batches = _mixed_batches(lines, odd, channel.numbered, at, self._forms[channel])
+            own = self._own.get(channel, 0)
+            count = len(lines)
+            channel.numbered += count
+            page = channel.page
+            page.received += count - own
+            page.own += own
+            page.writing += count
+            sealed.append(Sealed(channel, batches))
+        self._lines = {}
+        self.entries = {}
+        return sealed
+
+    def absorb(self, other: "Group") -> None:
+        """Take over all lines of `other` (of one request), behind those that are here."""
+        for channel, lines in other._lines.items():
+            mine = self._list(channel)
+            odd = other._odd.get(channel, {})
+            form = other._forms[channel]
+            if self._forms[channel] is form:
+                if odd:
+                    shift = len(mine)
+                    self._odd.setdefault(channel, {}).update({shift + index: tails for index, tails in odd.items()})
+                mine += lines
+                continue
+            for index, text in enumerate(lines):  # a drain came or went within the request
+                batch = Batch(0, 1, 0, Form.RAW if index in odd else form, text.encode("latin-1"))
+                line = batch.lines()[0]
+                self.append_raw(channel, int(line.pri), line.time, line.source, line.process, line.text)
+        self.bytes += other.bytes
+
+    def counts(self) -> list[tuple[Channel, int]]:
+        """Lines by channel, while the group fills."""
+        return [(channel, len(lines)) for channel, lines in self._lines.items()]
+
+    async def settled(self) -> Outcome:
+        """Wait until the group has ended, one way or another."""
+        if self.outcome is None:
+            if self._settled is None:
+                self._settled = trio.Event()
+            await self._settled.wait()
+        assert self.outcome is not None
+        return self.outcome
+
+    def settle(self, outcome: Outcome) -> None:
+        """Tell everybody who is held; only the first word counts."""
+        if self.outcome is None:
+            self.outcome = outcome
+            if self._settled is not None:
+                self._settled.set()
+
+    def _list(self, channel: Channel) -> list[str]:
+        lines = self._lines.get(channel)
+        if lines is None:
+            lines = self._lines[channel] = []
+            self._forms[channel] = channel.form
+        return lines
+
+    def _append_odd(self, channel: Channel, frame: bytes, *, tails_only: bool) -> None:
+        lines = self._list(channel)
+        self._odd.setdefault(channel, {})[len(lines)] = tails_only
+        lines.append(frame.decode("latin-1"))
+        self.bytes += len(frame)
+
+
+def _batches(lines: list[str], first: int, at: int, form: Form, *, tails_only: bool) -> list[Batch]:
+    """One batch, or several of about MAX_BATCH_BYTES, so that none is cut on its way to a drain."""
+    data = "".join(lines).encode("latin-1")
+    count = len(lines)
+    if len(data) <= MAX_BATCH_BYTES or count == 1:
+        return [Batch(first, count, at, form, data, tails_only=tails_only)]
+    step = max(1, count * MAX_BATCH_BYTES // len(data))
+    batches = []
+    for start in range(0, count, step):
+        part = lines[start : start + step]
+        data = "".join(part).encode("latin-1")
+        batches.append(Batch(first + start, len(part), at, form, data, tails_only=tails_only))
+    return batches
+
+
+def _mixed_batches(lines: list[str], odd: dict[int, bool], first: int, at: int, form: Form) -> list[Batch]:
+    """Runs of lines of one kind: the channel's form, RAW, RAW for tails only."""
+    batches: list[Batch] = []
+    start = 0
+    kind = odd.get(0)
+    for index in range(1, len(lines) + 1):
+        if index < len(lines) and odd.get(index) is kind:
+            continue
+        run_form = form if kind is None else Form.RAW
+        batches += _batches(lines[start:index], first + start, at, run_form, tails_only=bool(kind))
+        start = index
+        kind = odd.get(index)
+    return batches

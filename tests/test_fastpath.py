@@ -1,0 +1,150 @@
+"""The quick path and the strict path give the same on every input."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logplex import router as router_module
+from logplex.errors import MalformedBody
+
+from .core import EVERYONE, Core
+
+TOKENS = ["t.00000001-0000-4000-8000-000000000001", "t.00000002-0000-4000-8000-000000000002"]
+
+times = st.one_of(
+    st.just("2026-11-22T02:50:00.123456+00:00"),
+    st.datetimes().map(lambda moment: moment.isoformat() + "+00:00"),
+    st.sampled_from(
+        [
+            "-",
+            "2026-02-29T00:00:00Z",
+            "2024-02-29T00:00:00Z",
+            "2026-11-31T00:00:00Z",
+            "2026-11-22T23:59:60Z",
+            "2013-01-10T19:33:31Z+00:00",
+            "2026-11-22T02:50:00.1234567Z",
+            "2026-11-22T02:50:00Z\n2026-11-22T02:50:00Z",
+            "rubbish",
+        ]
+    ),
+)
+hosts = st.sampled_from(["host", "-", "h" * 256, "hö", "d.00000000-0000-4000-8000-00000000000d"])
+apps = st.sampled_from([*TOKENS, "t.unknown", "-"])
+processes = st.sampled_from(["web.1", "router", "-", "p" * 129, "a\x00b", ""])
+between = st.sampled_from([" - - ", " - ", " - [x y=\"z\"] ", " - [GIN] ", " id - ", " - -", "  ", " - - - "])
+texts = st.one_of(
+    st.text(alphabet="ab -[]\n\r\0ö", max_size=30).map(lambda text: text.encode()),
+    st.sampled_from(
+        [b"", b"\n", b"hello\n", b"hello", b"a - - b\n", b"\xff\xfe\n", b"x\r\n", b"two\nlines\n", b"x" * 10_300]
+    ),
+)
+priorities = st.sampled_from(["<13>1", "<191>1", "<192>1", "<0>1", "<013>1", "<13>2"])
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """A frame as senders make them, and with one thing wrong now and then."""
+    head = " ".join([draw(priorities), draw(times), draw(hosts), draw(apps), draw(processes)])
+    frame = head.encode() + draw(between).encode() + draw(texts)
+    count = len(frame) + draw(st.sampled_from([0] * 12 + [-1, 1, 5]))
+    return b"%d %b" % (count, frame)
+
+
+standard = st.builds(
+    lambda token, process, text, lf: b"%d %b" % (len(frame := _standard(token, process, text, lf)), frame),
+    st.sampled_from(TOKENS),
+    st.sampled_from(["web.1", "web.2", "-"]),
+    st.text(alphabet="abc -", max_size=20),
+    st.sampled_from(["", "\n"]),
+)
+
+
+def _standard(token: str, process: str, text: str, lf: str) -> bytes:
+    return f"<134>1 2026-11-22T02:50:00.5+00:00 host {token} {process} - - {text}{lf}".encode()
+
+
+streams = st.lists(st.one_of(standard, standard, frames(), st.binary(max_size=8)), max_size=12).map(b"".join)
+
+
+async def core() -> Core:
+    made = Core()
+    for channel_id, token_id in enumerate(TOKENS, 1):
+        token = made.add_token(channel_id)
+        token.id = token_id
+        made.tokens.stored[token_id] = token
+    made.tokens.drain_tokens.add("d.00000000-0000-4000-8000-00000000000d")
+    return made
+
+
+async def fed(pieces: list[bytes]) -> Core:
+    made = await core()
+    stream = made.router.stream()
+    for piece in pieces:
+        await stream.feed(piece)
+        made.router.flush()
+    await stream.end()
+    return made
+
+
+async def posted(body: bytes, expected: int | None = None) -> tuple[Core, bool]:
+    made = await core()
+    try:
+        await made.router.take_body(body, EVERYONE, expected=expected)
+    except MalformedBody:
+        return made, False
+    return made, True
+
+
+def seen(made: Core) -> list[object]:
+    """All that a reader, an owner or an operator can tell apart."""
+    drops = [dict(channel.page.dropped) for channel in made.channels]
+    return [made.lines(1), made.lines(2), made.ledger.to_row(), drops]
+
+
+def strictly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "recognisable", lambda data: False)
+    monkeypatch.setattr(router_module, "now_ms", lambda: 1_790_000_000_000)
+
+
+@given(data=streams, cuts=st.lists(st.integers(0, 400), max_size=4))
+def test_a_stream_gives_the_same_lines_on_both_paths_however_it_is_cut(data: bytes, cuts: list[int]) -> None:
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    pieces = [data[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(router_module, "now_ms", lambda: 1_790_000_000_000)
+        quick = trio.run(fed, pieces)
+        strictly(patch)
+        strict = trio.run(fed, [data])
+    assert seen(quick) == seen(strict)
+    assert quick.balanced()
+
+
+@given(data=streams)
+def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(router_module, "now_ms", lambda: 1_790_000_000_000)
+        quick, quick_answer = trio.run(posted, data)
+        strictly(patch)
+        strict, strict_answer = trio.run(posted, data)
+    assert quick_answer == strict_answer
+    assert seen(quick) == seen(strict)
+    assert quick.balanced()
+    if not quick_answer:
+        assert quick.lines(1) == quick.lines(2) == []
+
+
+@given(bodies=st.lists(st.lists(standard, min_size=1, max_size=5).map(b"".join), min_size=1, max_size=4))
+def test_what_a_drain_gets_does_not_depend_on_the_form_that_lines_are_kept_in(bodies: list[bytes]) -> None:
+    async def rendered(form: int) -> list[bytes]:
+        made = await core()
+        await made.channels.load({1: ("app-1", frozenset()), 2: ("app-2", frozenset())})
+        for channel in made.channels:
+            channel.form = type(channel.form)(form)
+        for body in bodies:
+            await made.router.take_body(body, EVERYONE, expected=None)
+        token = b"d.11111111-1111-4111-8111-111111111111"
+        batches = [batch for channel in made.channels for batch in channel.recent(0, 1 << 40) or []]
+        return [b"".join(b.http() for b in batches), b"".join(b.syslog(token) for b in batches)]
+
+    assert trio.run(rendered, 1) == trio.run(rendered, 2)
