@@ -142,6 +142,9 @@ class StreamDecoder:
                     position = stop + 1
             elif match := _BETWEEN_FRAMES.match(data, position):
                 position = match.end()
+            elif (lf := data.find(b"\n", position)) >= 0:  # as below, for floods of short rubbish
+                found.append(Malformed(NO_FRAMING, lf + 1 - position))
+                position = lf + 1
             else:
                 position = self._start_giving_up(data, position, NO_FRAMING, found)
 

@@ -14,7 +14,7 @@ Rules (protocol sections 2, 7 and 11; RFC 5424, RFC 3164, RFC 3339):
 """
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -48,6 +48,8 @@ _MONTHS = {
         (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"), 1
     )
 }
+
+_HALF_A_YEAR = timedelta(days=180)
 
 _RFC3339 = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
@@ -124,12 +126,14 @@ def parse_rfc3164(frame: bytes, *, now: datetime) -> Message | None:
 def _nearest(now: datetime, month: int, day: int, clock: str) -> bytes:
     """The moment without year as RFC 3339, or b"" when it does not exist: then the receive time is used."""
     found = []
-    for year in (now.year - 1, now.year, now.year + 1):
+    for year in (now.year, now.year - 1, now.year + 1):
         try:
             moment = datetime.fromisoformat(f"{year:04}-{month:02}-{day:02}T{clock}")
         except ValueError:
             continue  # 29 February in another year, or no date at all
         found.append(moment.replace(tzinfo=now.tzinfo or UTC))
+        if abs(found[-1] - now) < _HALF_A_YEAR:
+            break
     if not found:
         return b""
     return min(found, key=lambda candidate: abs(candidate - now)).isoformat().encode()

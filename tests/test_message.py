@@ -288,6 +288,16 @@ def test_an_rfc_3164_time_gets_the_year_and_zone_nearest_to_now(now: datetime, r
     assert message.time == expected
 
 
+@given(st.integers(0, 13 * 10**9), st.timedeltas(-timedelta(180), timedelta(180)))
+def test_an_rfc_3164_time_of_the_last_or_next_half_year_is_understood(seconds: int, off: timedelta) -> None:
+    now = datetime.fromtimestamp(seconds, UTC)
+    sent = (now + off).replace(microsecond=0)
+    stamp = f"{sent:%b} {sent.day:2} {sent:%H:%M:%S}".encode()
+    message = parse_rfc3164(b"<13>%s x: y" % stamp, now=now)
+    assert message is not None
+    assert message.time == sent.isoformat().encode()
+
+
 @pytest.mark.parametrize(
     ("time", "expected"),
     [

@@ -2,8 +2,9 @@
 
 Rules:
 
-* A readable socket is read until it would block, or `READS_PER_TURN` times; then the router flushes and others have
-  their turn. No timer waits for more: under load reads are large, and idle every line goes at once (design section 2).
+* A readable socket is read until it would block, `READS_PER_TURN` times, or for `TURN_SECONDS`; then the router
+  flushes and others have their turn. No timer waits for more: under load reads are large, and idle every line goes
+  at once (design section 2).
 * Raw non-blocking sockets: a `SocketStream` costs three to ten times as much a read. Nothing is allocated for a
   connection that is silent but its task.
 * `feed` waits while memory is full; then the socket is not read, and the peer's kernel holds what it sends.
@@ -18,6 +19,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, Protocol
 
 import trio
@@ -28,7 +30,8 @@ from .notices import Notices
 from .tls import TlsReceiver
 
 READ_BYTES = 64 * 1024  # larger ones are slower: the memory of each has to come from the kernel
-READS_PER_TURN = 8  # some 3 ms of messages at most; design section 2: 4 to 16 make sends of 75 to 290 messages
+READS_PER_TURN = 8  # design section 2: 4 to 16 make sends of 75 to 290 messages
+TURN_SECONDS = 0.003  # what eight full reads of ordinary messages take; rubbish and odd ones take longer
 HANDSHAKE_SECONDS = 10.0  # as much as a request's header section may take
 
 
@@ -117,7 +120,9 @@ class _Server:
         stream = router.stream(bound=self._bound)
         feed = stream.feed
         while True:
-            for _ in range(READS_PER_TURN):
+            reads = READS_PER_TURN
+            due = monotonic() + TURN_SECONDS
+            while reads:
                 try:
                     data = receive()
                 except BlockingIOError:
@@ -138,6 +143,7 @@ class _Server:
                     router.flush()
                     self.notices.warn("connection_closed", peer=peer[0], reason=stream.broken)
                     return "malformed"
+                reads = reads - 1 if monotonic() < due else 0
             else:
                 router.flush()
                 await trio.lowlevel.checkpoint()
