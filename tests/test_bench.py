@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from .bench.contenders import Work, certificates
-from .bench.measure import DEFECTS, Job, interleave, median, ratio
+from .bench.measure import DEFECTS, Job, Measured, interleave, median, ratio
 from .bench.programs import Report, load, sink
 from .bench.rows import CASES, Goal
+from .bench.work import Work
+from .peers.programs import certificates
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the programs are compiled with gcc")
 
@@ -117,6 +118,7 @@ def test_all_that_the_generator_sends_reaches_the_sink(options: dict[str, int], 
 def short(name: str, label: str) -> Job:
     """A job of the table with a tenth of its channels and a bounded number of messages."""
     job = next(job for case in CASES if case.name == name for job in case.jobs if job.label == label)
+    assert isinstance(job, Job)
     work = replace(job.work, channels=min(job.work.channels, 5), tokens=10)
     return replace(job, work=work, load={**job.load, "messages": 5_000})
 
@@ -153,7 +155,7 @@ def test_runs_are_interleaved_and_their_ratio_is_the_median_of_pairs() -> None:
     order: list[str] = []
     times = {"a": iter([1.0, 10.0, 100.0]), "b": iter([2.0, 10.0, 400.0])}
 
-    def run(job: Job) -> dict[str, float]:
+    def run(job: Measured) -> dict[str, float]:
         order.append(job.label)
         return {"time": next(times[job.label]), "lost": 1}
 

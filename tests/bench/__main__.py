@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .contenders import missing
-from .measure import DEFECTS, Figures, Job, median
+from .measure import DEFECTS, Figures, Measured, interleave, median, ratio
 from .rows import CASES, Case
 
 COLUMNS = (
@@ -22,6 +22,9 @@ COLUMNS = (
     ("requests/s", "requests_per_second", "{:,.0f}"),
     ("p50 ms", "p50_ms", "{:.2f}"),
     ("p99 ms", "p99_ms", "{:.2f}"),
+    ("bytes each", "bytes_each", "{:,.0f}"),
+    ("start s", "start_seconds", "{:.2f}"),
+    ("RSS MB", "rss_mb", "{:.0f}"),
     ("peak MB", "peak_rss_mb", "{:.0f}"),
 )
 
@@ -53,25 +56,12 @@ def chosen(case: Case, row: str) -> bool:
 def measure(case: Case, seconds: float, repeat: int, without: Sequence[str]) -> dict[str, Any]:
     """Measure one case with the contenders that are there, and print its table."""
     say(f"\n{case.name}. {case.title}")
-    runs: dict[str, list[Figures]] = {}
-    for job in case.jobs:
-        if job.contender in without or missing(job.contender):
-            say(f"   {job.label}: left out")
-    jobs = tuple(job for job in case.jobs if job.contender not in without and not missing(job.contender))
-    present = Case(case.name, case.title, jobs, case.goals, case.seconds)
-    runs = present.measure(seconds, repeat, run_one)
-    width = max(len(label) for label in runs)
-    say(
-        "   "
-        + " " * width
-        + "".join(f"{title:>13}" for title, _, _ in COLUMNS)
-        + "  lost/repeated/reordered/misrouted"
-    )
-    for label, figures in runs.items():
-        typical = median(figures)
-        cells = [form.format(typical[name]) if name in typical else "" for _, name, form in COLUMNS]
-        defects = "/".join(f"{typical.get(name, 0):.0f}" for name in DEFECTS[:4])
-        say(f"   {label:<{width}}" + "".join(f"{cell:>13}" for cell in cells) + f"  {defects}")
+    absent = [job for job in case.jobs if job.contender in without or missing(job.contender)]
+    for job in absent:
+        say(f"   {job.label}: left out")
+    jobs = [job for job in case.jobs if job not in absent]
+    runs = interleave(jobs, repeat=repeat, run=lambda job: run_one(job, seconds))
+    show(runs)
     goals = []
     for goal in case.goals:
         value = goal.value(runs)
@@ -82,7 +72,25 @@ def measure(case: Case, seconds: float, repeat: int, without: Sequence[str]) -> 
     return {"case": case.name, "title": case.title, "runs": runs, "goals": goals, "clean": clean}
 
 
-def run_one(job: Job, seconds: float) -> Figures:
+def show(runs: dict[str, list[Figures]]) -> None:
+    """The table: a line per contender, the columns that one of them has; CPU also as a ratio to the first one's."""
+    if not runs:
+        return
+    shown = [column for column in COLUMNS if any(column[1] in figures[0] for figures in runs.values())]
+    width = max(len(label) for label in runs)
+    head = "".join(f"{title:>12}" for title, _, _ in shown)
+    say(f"   {'':{width}}{head}{'CPU ratio':>12}  lost/repeated/reordered/misrouted")
+    first = next(iter(runs.values()))
+    for label, figures in runs.items():
+        typical = median(figures)
+        cells = [form.format(typical[name]) if name in typical else "" for _, name, form in shown]
+        beside = ratio(figures, first, "cpu_seconds_per_million")
+        cells.append("" if beside is None else f"{beside:.2f}")
+        defects = "/".join(f"{typical.get(name, 0):.0f}" for name in DEFECTS[:4])
+        say(f"   {label:<{width}}" + "".join(f"{cell:>12}" for cell in cells) + f"  {defects}")
+
+
+def run_one(job: Measured, seconds: float) -> Figures:
     """One run, its progress on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"   {job.label} …\033[K\r")

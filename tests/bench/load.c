@@ -1,8 +1,9 @@
 /* The generator: sends numbered messages over TCP, TLS or HTTP, as fast as the peer takes them or at a rate.
  *
  *     load mode=tcp|http port=N connections=8 tokens=FILE seconds=5 [messages=N] [rate=N] [chunk=20] [message_bytes=200]
- *          [lf=0|1] [dialect=0|1] [tls=1] [per_request=500] [authorization=TEXT]
+ *          [base=0] [lf=0|1] [dialect=0|1] [tls=1] [per_request=500] [authorization=TEXT]
  *
+ * base: the number of the first connection, so that the numbers of several generators do not meet.
  * tokens: a line per token, `TOKEN CHANNEL`, the channel being its number in the check.
  * A chunk of frames is laid out once per connection; per message only digits and the token are written anew.
  * HTTP: a connection sends its next request when the answer to the last one is there. Every message of a request
@@ -250,7 +251,7 @@ int main(int count, char **arguments) {
     connections = zeroed(connection_count, sizeof *connections);
     for (int64_t i = 0; i < connection_count; i++) {
         struct connection *c = &connections[i];
-        c->number = i;
+        c->number = option("base", 0) + i;
         c->wire.fd = dial(option("port", 0));
         if (tls) {
             c->wire.ssl = SSL_new(tls);

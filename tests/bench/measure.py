@@ -12,19 +12,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from .contenders import STARTS, Work, certificates
-from .programs import Report, load, sink
+from ..peers.programs import certificates
+from .contenders import STARTS
+from .programs import Program, Report, load, sink
+from .work import Running, Work
 
 SETTLE_SECONDS = 0.2  # the server's last commit and acknowledgements belong to the work
 
 Figures = dict[str, float]
 
 
+class Measured(Protocol):
+    """A column of a case: a name, whose figures they are, and how to come by them."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def contender(self) -> str: ...
+    def run(self, seconds: float) -> Figures: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One contender's column of a case: which server, which work, which load on it."""
+    """Which server, which work, which load on it."""
 
     label: str
     contender: str = "logplex"
@@ -33,38 +45,73 @@ class Job:
 
     def run(self, seconds: float) -> Figures:
         """Measure once: a new server, a new sink, `seconds` of load."""
-        options = {"connections": 8, **self.load}
-        check = {"connections": options["connections"], "channels": self.work.channels}
-        timed = "rate" in options
+        check = {"connections": self.options["connections"] + 1, "channels": self.work.channels}
         alone = self.work.channels > 1 and self.work.exit != "http"
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             tls = certificates(folder) if "tls" in (self.work.entrance, self.work.exit) else None
             secret = {name: tls[name] for name in ("cert", "key")} if tls and self.work.exit == "tls" else {}
-            program, port = sink(**check, copies=self.work.drains, timed=timed, one_channel=alone, **secret)
+            program, port = sink(**check, copies=self.work.drains, timed=self.timed, one_channel=alone, **secret)
             work = replace(self.work, port=port, tls=tls)
             with program, STARTS[self.contender](work, folder) as server:
-                if "authorization" in options:
-                    options["authorization"] = server.authorization
-                before = server.cpu_seconds()
-                sent = load(server.tokens, folder, port=server.port, seconds=seconds, **options)
-                took = program.report(expect=sent["sent"] * self.work.drains)
-                time.sleep(SETTLE_SECONDS)
-                spent = server.cpu_seconds() - before
-                return figures(sent, took, spent=spent, peak=server.memory(), copies=self.work.drains, timed=timed)
+                first = self.wake(server, folder)
+                tokens = [token for token in server.tokens if not work.busy or token[1] < work.busy]
+                return self.measure(server, program, folder, tokens=tokens, seconds=seconds, first=first)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"connections": 8, **self.load}
+
+    @property
+    def timed(self) -> bool:
+        return "rate" in self.load
+
+    def measure(
+        self,
+        server: Running,
+        program: Program,
+        folder: Path,
+        *,
+        tokens: Sequence[tuple[str, int]],
+        seconds: float,
+        first: int = 0,
+    ) -> Figures:
+        """Put the load on a server that runs already; the sink `program` has got `first` messages before."""
+        options, copies = {"port": server.port, **self.options}, self.work.drains
+        if "authorization" in options:
+            options["authorization"] = server.authorization
+        before = server.cpu_seconds()
+        sent = load(tokens, folder, seconds=seconds, **options)
+        took = program.report(expect=(first + sent["sent"]) * copies)
+        took["received"] -= first * copies
+        time.sleep(SETTLE_SECONDS)
+        spent = server.cpu_seconds() - before
+        return figures(sent, took, spent=spent, peak=server.memory(), copies=copies, timed=self.timed)
+
+    def wake(self, server: Running, folder: Path) -> int:
+        """Where only some channels will be busy, a line for each, so that every drain connects; how many lines."""
+        if not self.work.busy:
+            return 0
+        base = self.options["connections"]
+        options = {"connections": 1, "base": base, "messages": len(server.tokens), "chunk": 1}
+        sent: int = load(server.tokens, folder, port=server.port, seconds=60, **options)["sent"]
+        server.rest()
+        return sent
 
 
 def figures(sent: Report, took: Report, *, spent: float, peak: int, copies: int, timed: bool) -> Figures:
     """The row of one run: rates and costs are per message that was sent in, however many drains it had."""
+    if copies == 0:  # nobody delivers: done when all is read
+        took = took | {"received": sent["sent"], "last_us": sent["last_us"]}
     seconds = (took["last_us"] - sent["first_us"]) / 1e6
     found: Figures = {
         "messages": sent["sent"],
-        "messages_per_second": took["received"] / copies / seconds if seconds > 0 else 0.0,
+        "messages_per_second": took["received"] / max(copies, 1) / seconds if seconds > 0 else 0.0,
         "cpu_seconds_per_million": spent / sent["sent"] * 1e6 if sent["sent"] else 0.0,
         "server_cpu_share": spent / seconds if seconds > 0 else 0.0,
         "load_and_sink_cpu_seconds_per_million": (sent["cpu_seconds"] + took["cpu_seconds"]) / sent["sent"] * 1e6,
         "peak_rss_mb": peak / 1e6,
-        "lost": sent["sent"] * copies - took["received"],
+        "lost": sent["sent"] * max(copies, 1) - took["received"],
     }
     found |= {name: took[name] for name in ("repeated", "reordered", "misrouted", "other", "miscounted")}
     if sent["requests"]:
@@ -75,7 +122,9 @@ def figures(sent: Report, took: Report, *, spent: float, peak: int, copies: int,
     return found
 
 
-def interleave(jobs: Sequence[Job], *, repeat: int, run: Callable[[Job], Figures]) -> dict[str, list[Figures]]:
+def interleave(
+    jobs: Sequence[Measured], *, repeat: int, run: Callable[[Measured], Figures]
+) -> dict[str, list[Figures]]:
     """Run every job `repeat` times, in turns; the order is turned round each time."""
     runs: dict[str, list[Figures]] = {job.label: [] for job in jobs}
     for repetition in range(repeat):

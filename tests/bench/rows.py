@@ -3,12 +3,13 @@
 A case is one line of results with one column per job; the first job is the reference of the ratios.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .contenders import Work
-from .measure import Figures, Job, interleave, median, ratio
+from .measure import Figures, Job, Measured, median, ratio
+from .scale import Active, IdleConnections, Spooled, Start, Tails
+from .work import Work
 
 RSYSLOG = Job(label="rsyslog", contender="rsyslog")
 SYSLOG_NG = Job(label="syslog-ng", contender="syslog-ng")
@@ -18,13 +19,14 @@ CPU, RATE = "cpu_seconds_per_million", "messages_per_second"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`figure` of `job`, or its ratio to the same figure of `to`, must be at most (at least) `bound`."""
+    """`figure` of `job`, its ratio `to`, or what it has more than (`minus`), that of another job: ≤ (≥) `bound`."""
 
     job: str
     figure: str
     bound: float
     to: str = ""
     at_least: bool = False
+    minus: str = ""
 
     def met(self, value: float | None) -> bool | None:
         if value is None:
@@ -37,10 +39,11 @@ class Goal:
             return None
         if self.to:
             return ratio(runs[self.job], runs[self.to], self.figure)
-        return median(runs[self.job]).get(self.figure)
+        figure = median(runs[self.job]).get(self.figure)
+        return figure - median(runs[self.minus])[self.figure] if figure is not None and self.minus else figure
 
     def __str__(self) -> str:
-        beside = f" / {self.to}" if self.to else ""
+        beside = f" / {self.to}" if self.to else f" − {self.minus}" if self.minus else ""
         return f"{self.job}{beside}: {self.figure} {'≥' if self.at_least else '≤'} {self.bound:g}"
 
 
@@ -50,13 +53,8 @@ class Case:
 
     name: str
     title: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[Measured, ...]
     goals: tuple[Goal, ...]
-    seconds: float | None = None  # where the row fixes its time
-
-    def measure(self, seconds: float, repeat: int, run: Callable[[Job, float], Figures]) -> dict[str, list[Figures]]:
-        """Runs by the label of the job."""
-        return interleave(self.jobs, repeat=repeat, run=lambda job: run(job, self.seconds or seconds))
 
 
 def _tcp(lf: bool) -> Case:
@@ -119,7 +117,45 @@ def _latency(rate: int) -> Case:
     return Case(f"8-{rate}", title, (replace(RSYSLOG, load=load), none, commit), goals)
 
 
+def _tails(sse: bool) -> Case:
+    job = Tails(label="SSE" if sse else "plain", sse=sse)
+    goals = (Goal(job.label, "p99_ms", 250), Goal(job.label, "lost", 0))
+    name, what = ("7-sse", "SSE") if sse else ("7", "plain text")
+    return Case(name, f"1,000 tails ({what}) of one channel with 100 lines/s", (job,), goals)
+
+
+def _memory() -> Iterator[Case]:
+    each, rss = "bytes_each", "rss_mb"
+    connections = IdleConnections(label="connection")
+    tails = IdleConnections(label="tail", tails=True)
+    idle = (Goal("connection", each, 10_240), Goal("tail", each, 10_240))
+    yield Case("9-idle", "memory of an idle HTTP connection, of an idle tail", (connections, tails), idle)
+    none, one = Active(label="no drain"), Active(label="a drain", drains=1)
+    goal = Goal("a drain", each, 30_720, minus="no drain")
+    yield Case("9-drain", "memory of an idle drain, its connection closed", (none, one), (goal,))
+    start = Start(label="logplex")
+    goals = (Goal("logplex", "start_seconds", 5), Goal("logplex", rss, 400))
+    yield Case("9-registered", "start with 1,000,000 channels and 2,000,000 tokens", (start,), goals)
+    active = Active(label="logplex", channels=100_000)
+    yield Case("9-active", "100,000 channels with 10 lines each", (active,), (Goal("logplex", rss, 1000),))
+
+
+def _growth() -> Iterator[Case]:
+    few = replace(OURS, label="1 channel", work=Work(drains=0))
+    many = replace(OURS, label="10,000 channels", work=Work(channels=10_000, tokens=10_000, drains=0))
+    yield Case("10-channels", "lines for 1 or 10,000 channels", (few, many), (Goal(many.label, CPU, 2, few.label),))
+    one = replace(OURS, label="1 drain")
+    work = Work(channels=10_000, tokens=10_000, busy=100)
+    all_ = replace(OURS, label="10,000 drains", work=work)
+    goal = Goal(all_.label, CPU, 2, one.label)
+    yield Case("10-drains", "1 drain, or 10,000 connected ones of which 100 are busy", (one, all_), (goal,))
+    empty, full = Spooled(label="no lines"), Spooled(label="10 million lines", lines=10_000_000)
+    goals = (Goal(full.label, CPU, 1.1, empty.label), Goal(full.label, "start_seconds", 1))
+    yield Case("10-spool", "on top of a spool", (empty, full), goals)
+
+
 CASES: tuple[Case, ...] = (
+    Case("0", "generator to sink, no server between them", (Job(label="nothing", contender="nothing"),), ()),
     _tcp(lf=False),
     _tcp(lf=True),
     _fan_out(),
@@ -132,4 +168,8 @@ CASES: tuple[Case, ...] = (
     _tls(),
     _latency(1_000),
     _latency(70_000),
+    _tails(sse=False),
+    _tails(sse=True),
+    *_memory(),
+    *_growth(),
 )

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 
 READY_SECONDS = 20.0
 
@@ -96,6 +97,17 @@ def binds_datagrams(port: int) -> bool:
         except OSError:
             return True
         return False
+
+
+def certificates(folder: Path) -> dict[str, str]:
+    """Files of a certificate for 127.0.0.1, its key, and the authority that signed it."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    paths = {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key")}
+    authority.cert_pem.write_to_path(paths["ca"])
+    certificate.private_key_pem.write_to_path(paths["key"])
+    Path(paths["cert"]).write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    return paths
 
 
 def wait_until(true: Callable[[], bool], what: str, *, seconds: float = READY_SECONDS) -> None:

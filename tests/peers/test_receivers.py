@@ -14,10 +14,19 @@ from typing import Any
 
 import pytest
 
-from ..bench.contenders import certificates
 from ..conftest import Server
 from .lines import follow, numbered, post, received
-from .programs import accepts, binds_datagrams, free_port, needed, nginx, running, start_rsyslog, start_syslog_ng
+from .programs import (
+    accepts,
+    binds_datagrams,
+    certificates,
+    free_port,
+    needed,
+    nginx,
+    running,
+    start_rsyslog,
+    start_syslog_ng,
+)
 
 COUNT = 1000
 FEW = 200  # over UDP, where nobody waits for a slow receiver

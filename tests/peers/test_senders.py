@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from ..bench.contenders import certificates
 from ..conftest import Server
 from .lines import follow, numbered, text_of
-from .programs import accepts, free_port, needed, running, start_rsyslog, start_syslog_ng
+from .programs import accepts, certificates, free_port, needed, running, start_rsyslog, start_syslog_ng
 
 COUNT = 1000
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S* app(\[[!-~]+\])?: ")
