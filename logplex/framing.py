@@ -5,9 +5,9 @@ Rules (protocol sections 2 and 11; RFC 6587 sections 3.4.1 and 3.4.2):
 * On a stream each frame says by its first byte how it is framed: `1`-`9` opens an octet count (`LEN SP MSG`),
   `<` opens a message that ends at LF or NUL (NUL: Python's SysLogHandler). One connection may mix them.
 * LF, CR and NUL between frames belong to the message before them; those at the end of a message are cut off.
-* A first byte that opens neither, a count that is no number and a count above the limit are malformed: everything
-  up to and including the next LF is given up and told once, as one `Malformed`. An uncounted message above the
-  limit is malformed as a whole, up to its own LF or NUL.
+* A count that is no number and a count above the limit are malformed: everything up to and including the next LF is
+  given up and told once, as one `Malformed`. So is a line that begins with neither, and an uncounted message above the
+  limit, up to its own LF or NUL: SysLogHandler's tracebacks hold LFs, and the message behind their NUL is a good one.
 * At the end of a stream an unterminated uncounted message is a message; a counted frame cut off is malformed.
 * In a body only counted frames are framing, and they must fill it exactly; one fault refuses all of it.
 * Whatever is fed, in pieces of whatever size, costs time linear in its bytes, and memory of one frame at most.
@@ -124,7 +124,9 @@ class StreamDecoder:
                         return
                     found.append(data[space + 1 : stop].rstrip(TRAILING))
                     position = stop
-            elif first == 0x3C:  # <
+            elif first in TRAILING:
+                position = _BETWEEN_FRAMES.match(data, position).end()  # type: ignore[union-attr] # it matches
+            else:
                 if next_lf < position:
                     next_lf = data.find(b"\n", position)
                     next_lf = size if next_lf < 0 else next_lf
@@ -132,21 +134,19 @@ class StreamDecoder:
                     next_nul = data.find(b"\0", position)
                     next_nul = size if next_nul < 0 else next_nul
                 stop = min(next_lf, next_nul)
-                if stop - position > longest:
-                    position = self._start_giving_up(data, position, LINE_ABOVE_LIMIT, found, ends=b"\n\0")
-                elif stop == size:
-                    self._keep(data, position, counted=False, wanted=0)
-                    return
-                else:
+                if first == 0x3C and stop - position <= longest:  # <
+                    if stop == size:
+                        self._keep(data, position, counted=False, wanted=0)
+                        return
                     found.append(data[position:stop].rstrip(TRAILING))
                     position = stop + 1
-            elif match := _BETWEEN_FRAMES.match(data, position):
-                position = match.end()
-            elif (lf := data.find(b"\n", position)) >= 0:  # as below, for floods of short rubbish
-                found.append(Malformed(NO_FRAMING, lf + 1 - position))
-                position = lf + 1
-            else:
-                position = self._start_giving_up(data, position, NO_FRAMING, found)
+                    continue
+                reason = LINE_ABOVE_LIMIT if first == 0x3C else NO_FRAMING
+                if stop < size:  # as below, but quick, for floods of short rubbish
+                    found.append(Malformed(reason, stop + 1 - position))
+                    position = stop + 1
+                else:
+                    position = self._start_giving_up(data, position, reason, found, ends=b"\n\0")
 
     def _keep(self, data: bytes, position: int, *, counted: bool, wanted: int) -> None:
         self._pending += data[position:]

@@ -46,7 +46,9 @@ CASES: dict[str, tuple[bytes, list[Frame | Malformed]]] = {
     "a count with a leading zero": (b"02 <a\n<b\n", [Malformed(NO_FRAMING, 6), b"<b"]),
     "a first byte of no framing": (b"hello <1>\n<b\n", [Malformed(NO_FRAMING, 10), b"<b"]),
     "an LF alone behind rubbish": (b"x\nx\n\nx\n", [Malformed(NO_FRAMING, 2)] * 3),
-    "a NUL in rubbish, which goes on to LF": (b"x\0<a\n<b\n", [Malformed(NO_FRAMING, 5), b"<b"]),
+    "a NUL behind rubbish": (b"x\0<a\n<b\n", [Malformed(NO_FRAMING, 2), b"<a", b"<b"]),
+    "SysLogHandler's traceback": (b"<a\n  b\n  c\0<d\0", [b"<a", *[Malformed(NO_FRAMING, 4)] * 2, b"<d"]),
+    "a NUL behind a count above the limit": (b"99 x\0<a\n<b\n", [Malformed(COUNT_ABOVE_LIMIT, 8), b"<b"]),
     "a line above the limit": (b"<" + b"x" * 30 + b"\n<b\n", [Malformed(LINE_ABOVE_LIMIT, 32), b"<b"]),
     "a line above the limit up to NUL": (b"<" + b"x" * 40 + b"\0<b\0", [Malformed(LINE_ABOVE_LIMIT, 42), b"<b"]),
     "a count that is too short": (b"2 <abc\n<b\n", [b"<a", Malformed(NO_FRAMING, 3), b"<b"]),
@@ -83,7 +85,7 @@ def naive(data: bytes, limit: int) -> list[Frame | Malformed]:
                 data = data[digits + 1 + len(frame) :]
                 continue
         else:
-            reason = NO_FRAMING
+            reason, ends = NO_FRAMING, "\n\0"
         size = next((at + 1 for at, byte in enumerate(data) if chr(byte) in (ends or "\n")), len(data))
         found.append(Malformed(reason, size))
         data = data[size:]
