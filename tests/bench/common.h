@@ -232,7 +232,8 @@ static void arrived(const char *frame, size_t length, int copy, int channel, siz
     int64_t *last = &check.last[((int64_t)copy * check.connections + c) * check.channels + k];
     if (n < *last) check.reordered++;
     else *last = n;
-    if (timed) note_latency(now_us() - get_digits(mark + 31, 16));
+    int64_t sent_us = timed ? get_digits(mark + 31, 16) : 0;
+    if (sent_us > 0) note_latency(now_us() - sent_us);
 }
 
 static void print_check(void) {

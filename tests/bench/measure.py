@@ -10,11 +10,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..peers.programs import certificates
+from .bad_peers import bad_peers
 from .contenders import STARTS
 from .programs import Program, Report, load, sink
 from .work import Running, Work
@@ -53,7 +55,9 @@ class Job:
             secret = {name: tls[name] for name in ("cert", "key")} if tls and self.work.exit == "tls" else {}
             program, port = sink(**check, copies=self.work.drains, timed=self.timed, one_channel=alone, **secret)
             work = replace(self.work, port=port, tls=tls)
-            with program, STARTS[self.contender](work, folder) as server:
+            with program, bad_peers() as bad_ports, ExitStack() as stack:
+                start = STARTS[self.contender](replace(work, bad_ports=bad_ports), folder)
+                server = stack.enter_context(start)
                 first = self.wake(server, folder)
                 tokens = [token for token in server.tokens if not work.busy or token[1] < work.busy]
                 return self.measure(server, program, folder, tokens=tokens, seconds=seconds, first=first)
@@ -94,9 +98,9 @@ class Job:
             return 0
         base = self.options["connections"]
         options = {"connections": 1, "base": base, "messages": len(server.tokens), "chunk": 1}
-        sent: int = load(server.tokens, folder, port=server.port, seconds=60, **options)["sent"]
+        load(server.tokens, folder, port=server.port, seconds=60, **options)
         server.rest()
-        return sent
+        return len(server.tokens) - self.work.bad
 
 
 def figures(sent: Report, took: Report, *, spent: float, peak: int, copies: int, timed: bool) -> Figures:

@@ -145,4 +145,6 @@ def drain_url(work: Work, channel: int, copy: int) -> str:
     """Where the sink takes what a drain delivers; over HTTP the path tells which drain it is."""
     scheme = {"tcp": "syslog", "tls": "syslog+tls", "http": "http"}[work.exit]
     path = f"/{channel}/{copy}" if work.exit == "http" else ""
-    return f"{scheme}://127.0.0.1:{work.port}{path}"
+    hurts = channel >= work.channels - work.bad
+    port = work.bad_ports[channel % len(work.bad_ports)] if hurts else work.port
+    return f"{scheme}://127.0.0.1:{port}{path}"

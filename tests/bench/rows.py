@@ -154,6 +154,15 @@ def _growth() -> Iterator[Case]:
     yield Case("10-spool", "on top of a spool", (empty, full), goals)
 
 
+def _bulkheads() -> Case:
+    """Every channel has one token and one line pending; then lines come for a hundred healthy ones alone."""
+    work = Work(channels=3_000, tokens=3_000, busy=100, exit="http")
+    healthy = replace(OURS, label="all healthy", work=work, load={"rate": 20_000})
+    bad = replace(healthy, label="a third bad", work=replace(work, bad=1_000))
+    goals = tuple(Goal(bad.label, figure, 1.05, healthy.label) for figure in ("p50_ms", "p99_ms"))
+    return Case("11", "3,000 drains; a third refuse, hang or answer a byte a second", (healthy, bad), goals)
+
+
 CASES: tuple[Case, ...] = (
     Case("0", "generator to sink, no server between them", (Job(label="nothing", contender="nothing"),), ()),
     _tcp(lf=False),
@@ -172,4 +181,5 @@ CASES: tuple[Case, ...] = (
     _tails(sse=True),
     *_memory(),
     *_growth(),
+    _bulkheads(),
 )
