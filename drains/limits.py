@@ -77,6 +77,10 @@ class Share:
                 self._serve()
             raise
 
+    def force(self, app: int, amount: int) -> None:
+        """Take `amount` that `fits` has just allowed, whoever waits."""
+        self._add(app, amount)
+
     def give_back(self, app: int, amount: int) -> None:
         """What was taken is free again."""
         self._add(app, -amount)

@@ -60,13 +60,15 @@ class DrainState:
         self.delivered_at = 0  # receive time of the newest delivered line, unix ms
         self.succeeded_at = 0  # when the receiver last took something, unix ms
 
-    def deliver(self, end: int, *, filtered: int = 0, size: int = 0) -> None:
-        """Everything before `end` arrived, but for `filtered` positions that the drain does not want."""
+    def deliver(self, end: int, *, filtered: int = 0, refused: int = 0, size: int = 0) -> None:
+        """Everything before `end` arrived, but for positions that the drain does not want, or refused for good."""
         count = end - self.cursor
-        if not 0 <= filtered <= count:
-            raise ValueError(f"{filtered} filtered of {count}")
-        self.delivered += count - filtered
+        if filtered < 0 or refused < 0 or filtered + refused > count:
+            raise ValueError(f"{filtered} filtered and {refused} refused of {count}")
+        self.delivered += count - filtered - refused
         self.filtered += filtered
+        if refused:
+            self.lost["permanent"] = self.lost.get("permanent", 0) + refused
         self.bytes += size
         self.cursor = end
         if self.cut is not None and self.cut[0] < end:
@@ -102,11 +104,15 @@ class DrainState:
         if epoch == self.epoch:
             return
         if self.cursor > first:
-            self.start -= self.cursor - first
-            self.cursor = first
-            self.cut = None
+            self.go_back(first)
         if self.cursor == first:
             self.epoch = epoch
+
+    def go_back(self, position: int) -> None:
+        """The channel forgot lines that the drain has had: the page keeps its sums, and goes on at `position`."""
+        self.start -= self.cursor - position
+        self.cursor = position
+        self.cut = None
 
     def pending(self, head: int) -> int:
         """Positions that are neither delivered nor given up."""

@@ -28,6 +28,7 @@ class Failure(PeerError):
 
     def __init__(self, kind: str, text: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(text)
+        self.text = text
         self.kind = kind
         self.status = status
         self.retry_after = retry_after

@@ -1,0 +1,71 @@
+"""What a receiver answers, without I/O: feed bytes, ask what is known.
+
+Rules:
+
+* The status is known once the header section is complete; what comes before (1xx) is passed over.
+* At most `max_bytes` of an answer are read; more, an upgrade, or bytes behind the answer make the connection useless
+  for another request, but do not change a status that is known.
+"""
+
+from typing import Any
+
+import httptools
+
+
+class Answer:
+    """The answers of one connection, one after the other; `next` before each request."""
+
+    __slots__ = ("_bytes", "_max_bytes", "_parser", "complete", "known", "retry_after", "reusable", "status")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self.next()
+
+    def next(self) -> None:
+        """Forget the answer before."""
+        self._bytes = 0
+        self.status = 0
+        self.known = False
+        self.complete = False
+        self.reusable = True
+        self.retry_after: bytes | None = None
+
+    def close(self) -> None:
+        """Let the parser go, which refers to this object."""
+        self._parser = None
+
+    def feed(self, data: bytes) -> bool:
+        """More bytes; False when they are no HTTP, or too many before the status was known."""
+        self._bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.reusable = False
+            return self.known
+        if self._bytes > self._max_bytes and not self.complete:
+            self.reusable = False
+            return self.known
+        return True
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.reusable = False  # bytes that nobody asked for
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.known and len(name) == 11 and name.lower() == b"retry-after":
+            self.retry_after = value
+
+    def on_headers_complete(self) -> None:
+        if self.known:
+            return
+        self.status = self._parser.get_status_code()
+        if self.status >= 200:
+            self.known = True
+            self.reusable = self.reusable and self._parser.should_keep_alive()
+        else:
+            self.retry_after = None
+
+    def on_message_complete(self) -> None:
+        if self.known:
+            self.complete = True

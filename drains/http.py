@@ -1,0 +1,429 @@
+"""HTTP(S) drains: POST batches over one keep-alive connection, one request at a time (protocol section 7).
+
+Rules:
+
+* 2xx: delivered, once the whole body is with the kernel. 400, 413 and 422: the batch is at fault; it is halved, each
+  half with its own range and id, down to the single line, which is lost(permanent). 413 also halves the size of all
+  later batches. Everything else is repaired by people or time: the same range and id again, after a back-off.
+* A caught-up drain's batch goes out in `notify`; its answer is read by the poller, which sends what has come in the
+  meantime. The drain's own task runs only to connect, to read the spool, to wait for the kernel, and for time-outs.
+* While a drain is behind, its batches grow to 1 MiB; the bytes are the channel's own, shared by its drains, and only
+  what the kernel did not take counts against the app's share of rendered bytes.
+* An answer that dribbles in is read ever less often: it must not cost more than a whole one.
+* A connection that was used before and ended without a byte of an answer was closed while idle: the request is sent
+  once more on a fresh one, at once.
+"""
+
+import trio
+
+from logplex.batch import Batch
+from logplex.channel import Channel
+
+from .answer import Answer
+from .backoff import retry_after
+from .delivery import Delivery, Site
+from .link import Link
+from .rendering import renderer
+from .request import Request, add_loss, compose, compose_lines, compress, fixed_head, head
+from .spec import DrainSpec
+from .state import DrainState
+from .status import Failure
+
+_AT_FAULT = (400, 413, 422)
+_SMALLEST_TARGET = 1024  # bytes: 413 halves down to here
+_ANSWER_GRACE_SECONDS = 5.0  # for the rest of an answer whose status is known
+_DRIBBLE_READS = 4  # an ordinary answer comes in fewer pieces
+_DRIBBLE_SECONDS = 0.25
+
+
+class HttpDelivery(Delivery):
+    """A drain over HTTP or HTTPS."""
+
+    def __init__(
+        self,
+        spec: DrainSpec,
+        channel: Channel,
+        state: DrainState,
+        site: Site,
+        *,
+        until: int | None = None,
+        replay: int = 0,
+    ) -> None:
+        super().__init__(spec, channel, state, site, until=until)
+        self._replay = replay
+        self._token = spec.token.encode()
+        self._head = fixed_head(spec, site.version)
+        self._render = renderer(spec, channel.name)
+        self._inline = spec.options.plain and not spec.options.linger_seconds and until is None
+        self._least = spec.options.batch_bytes or site.limits.batch_bytes
+        self._most = spec.options.batch_bytes or site.limits.max_batch_bytes
+        self._target = self._least
+        self._ready = False  # connected, nothing in flight: `notify` may send
+        self._answer: Answer | None = None
+        self._request: Request | None = None
+        self._deadline = 0.0
+        self._rest: memoryview | None = None
+        self._held = 0
+        self._reads = 0
+        self._lingered = False
+        self._halves: list[int] = []  # ends of the parts that follow the cut
+        self._mute = False  # the next request goes without L10, to see who is at fault
+        self._failure: Failure | None = None
+
+    def notify(self, batch: Batch) -> None:
+        if not self._ready:
+            if self._request is None:
+                self.wake()
+            return
+        self._ready = False
+        try:
+            if batch.first != self.sent or not self._send_recent([batch]):
+                self.wake()
+        except Exception as exc:  # noqa: BLE001 - the commit goes on, whatever happens in one drain
+            self.fail_with(exc)
+
+    async def converse(self, link: Link) -> None:
+        self._answer = Answer(self.site.limits.answer_bytes)
+        life_end = self.connected_at + self.site.limits.life_seconds
+        while True:
+            self.check()
+            if self._failure is not None:
+                raise self._failure
+            if self._rest is not None:
+                await self._flush(link)
+            elif self._request is not None:
+                await self._wait_for_answer(link)
+            elif not self._answer.reusable or trio.current_time() >= life_end:
+                return
+            elif self.sent < self.head:
+                await self._send_next(link)
+            elif self.until is not None or not await self._idle(life_end):
+                return
+
+    def disconnected(self) -> None:
+        self._ready = False
+        self._let_go()
+        self._failure = None
+        request, self._request = self._request, None
+        if request is not None and self.state.cursor == request.first:
+            self._remember_cut(request)
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
+
+    def readable(self) -> None:
+        link, answer = self.link, self._answer
+        if link is None or answer is None:
+            return
+        data = link.recv()
+        if data is None:
+            return
+        if not data:
+            self._ended(answer)
+            return
+        if self._request is None:
+            answer.reusable = False  # nobody asked
+            self._to_task(link)
+            return
+        self._reads += 1
+        if not answer.feed(data):
+            self._failure = Failure("protocol", "what came back is no HTTP answer, or one without end")
+            self._to_task(link)
+        elif answer.known and self._rest is None:
+            self._known(answer, link)
+        elif answer.known and not 200 <= answer.status < 300:
+            self._parked.cancel()  # refused before it was sent whole
+        elif self._reads > _DRIBBLE_READS:
+            self._to_task(link)
+
+    def _known(self, answer: Answer, link: Link) -> None:
+        """The status is there, and the whole request is out."""
+        request = self._request
+        if request is None:
+            return
+        if request.first == self.state.cursor:
+            if not 200 <= answer.status < 300:
+                self._refused(request, answer)
+                self.wake()
+                return
+            self._delivered(request)
+            self.hasten(trio.current_time() + _ANSWER_GRACE_SECONDS)
+            self._deadline = min(self._deadline, trio.current_time() + _ANSWER_GRACE_SECONDS)
+        if answer.reusable and not answer.complete:
+            return
+        self._request = None
+        life_end = self.connected_at + self.site.limits.life_seconds
+        if not answer.reusable or not self._inline or trio.current_time() >= life_end:
+            self.wake()
+            return
+        batches = self.channel.recent(self.sent, self._target)
+        if batches:
+            if not self._send_recent(batches):
+                self.wake()
+        elif batches is None:
+            self.wake()
+        else:
+            self._ready = True
+            self.idle()
+
+    def _ended(self, answer: Answer) -> None:
+        """The receiver closed the connection."""
+        answer.reusable = False
+        request = self._request
+        if request is None or (answer.known and request.first != self.state.cursor):
+            self._request = None
+        elif answer.known and not 200 <= answer.status < 300:
+            self._refused(request, answer)
+        elif not self.served or self._reads:
+            self._failure = Failure("closed", "the receiver closed the connection without an answer")
+        else:
+            self._failure = Failure("stale", "the receiver closed an idle connection")
+        if self.link is not None:
+            self._to_task(self.link)
+
+    def _to_task(self, link: Link) -> None:
+        """Let the task see to it; what is unread must not call us again and again."""
+        self._ready = False
+        link.pause()
+        self.wake()
+        if self._rest is not None:
+            self._parked.cancel()
+
+    # Sending.
+
+    def _send_recent(self, batches: list[Batch]) -> bool:
+        """Send from the ring, without waiting; False when the task has to do it."""
+        state, link = self.state, self.link
+        if link is None or state.cut is not None or state.epoch != self.channel.epoch or self._rest is not None:
+            return False
+        if not self.site.rendered.fits(self.channel.id, self._target):
+            return False
+        request = compose(batches, self._limit())
+        if not request.lines:
+            return False
+        self._post(request, link)
+        return True
+
+    async def _send_next(self, link: Link) -> None:
+        """Compose what follows the cursor, from ring or spool, and send it."""
+        options = self.spec.options
+        if options.linger_seconds and not self._lingered and self.state.cut is None:
+            await self._linger(options.linger_seconds)
+        rendered, app, target = self.site.rendered, self.channel.id, self._limit()
+        if self._cut() is not None:  # it stands, whatever the target is now, and however the lines are stored
+            target = 2 * self._most
+        await rendered.take(app, target)
+        try:
+            batches = await self.take(target)
+        finally:
+            rendered.give_back(app, target)
+        self.check()
+        if not batches or self._failure is not None or self._answer is None or not self._answer.reusable:
+            return
+        cut = self._cut()
+        if cut is not None:
+            batches = [batch.cut(batch.first, cut) for batch in batches if batch.first < cut]
+        if options.plain:
+            request = compose(batches, target)
+        else:
+            request = compose_lines(batches, target, self.spec, self._render)
+        if not request.lines:
+            self.state.deliver(request.end, filtered=request.end - request.first)
+            self.sent = request.end
+            self._next_half()
+            self.site.dirty.add(self)
+            return
+        self._post(request, link)
+
+    async def _linger(self, seconds: float) -> None:
+        self._lingered = True
+        if not self.hurried:
+            with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
+                self._parked = scope
+                await trio.sleep_forever()
+
+    def hurry(self) -> None:
+        super().hurry()
+        if self._lingered and self._request is None:
+            self._parked.cancel()
+
+    def _post(self, request: Request, link: Link) -> None:
+        untold = self.state.untold
+        if untold is not None and not self._mute:
+            add_loss(request, untold, self._render)
+        if self.spec.options.compress:
+            compress(request)
+        first = head(self._head, request, self._token, self.state.epoch, self._replay)
+        parts = [first, *request.body]
+        self._request = request
+        self._reads = 0
+        if self._answer is not None:
+            self._answer.next()
+        self._deadline = trio.current_time() + self.site.limits.request_seconds
+        self.hasten(self._deadline)
+        taken = link.send_parts(parts)
+        left = len(first) + request.size - taken
+        if left:
+            rest = b"".join(parts)
+            self._rest = memoryview(rest)[taken:]
+            self._held = left
+            self.site.rendered.force(self.channel.id, left)
+            self.wake()
+        request.body = []
+
+    async def _flush(self, link: Link) -> None:
+        """Send more of a request that the kernel did not take at once."""
+        with trio.CancelScope(deadline=self._deadline) as scope:
+            self._parked = scope
+            await link.wait_writable()
+        self.check()
+        rest, answer, request = self._rest, self._answer, self._request
+        if self._failure is not None or rest is None or answer is None or request is None:
+            return
+        refused = answer.known and not 200 <= answer.status < 300
+        if not refused and trio.current_time() >= self._deadline:
+            raise Failure("timeout", f"the receiver did not take the request within {self._seconds} s")
+        try:
+            taken = 0 if refused else link.send(rest)
+        except OSError:
+            self.readable()  # it may have said why
+            if not answer.known or 200 <= answer.status < 300:
+                raise
+            refused = True
+        if refused:
+            if request is self._request:
+                self._refused(request, answer)
+            answer.reusable = False
+        elif taken < len(rest):
+            self._rest = rest[taken:]
+        else:
+            self._let_go()
+            if answer.known:
+                self._known(answer, link)
+
+    def _let_go(self) -> None:
+        self._rest = None
+        if self._held:
+            self.site.rendered.give_back(self.channel.id, self._held)
+            self._held = 0
+
+    # Answers.
+
+    def worth_redial(self, failure: Failure) -> bool:
+        return failure.kind in ("stale", "reset") and self.served and not self._reads
+
+    async def _wait_for_answer(self, link: Link) -> None:
+        if self._reads > _DRIBBLE_READS:
+            pause = min(2.0, _DRIBBLE_SECONDS * (self._reads - _DRIBBLE_READS))
+            await trio.sleep(max(0.0, min(pause, self._deadline - trio.current_time())))
+            link.watch()
+        self.busy()
+        if await self.park(self._deadline) or trio.current_time() < self._deadline:
+            return
+        answer, request = self._answer, self._request
+        if request is None or answer is None:
+            return
+        if answer.known and request.first != self.state.cursor:
+            answer.reusable = False  # delivered, but the answer has no end
+            self._request = None
+            return
+        raise Failure("timeout", f"no answer within {self._seconds} s")
+
+    def _delivered(self, request: Request) -> None:
+        state = self.state
+        state.deliver(request.end, filtered=request.filtered, size=request.size)
+        if request.untold is not None:
+            state.told(request.untold)
+        state.delivered_at = request.at
+        state.succeeded_at = self.site.now_ms()
+        self._advance(request)
+        if self.failing or not self.served:
+            self.succeeded()
+
+    def _refused(self, request: Request, answer: Answer) -> None:
+        """Any status but 2xx."""
+        status = answer.status
+        self._let_go()
+        if status not in _AT_FAULT:
+            text = f"answered {status}" + ("; redirects are not followed" if 300 <= status < 400 else "")
+            wait = None if answer.retry_after is None else retry_after(answer.retry_after, self.site.wall())
+            self._failure = Failure("http", text, status=status, retry_after=wait)
+            return
+        self._request = None
+        self.served = True
+        if status == 413:
+            self._shrink(request)
+        self.report(Failure("http", f"answered {status}: a batch is at fault", status=status))
+        if request.lines == 1 and request.own:
+            self._mute = True
+            self.state.cut = (request.first, request.end)
+        elif request.lines == 1:
+            self.state.deliver(request.end, filtered=request.filtered, refused=1)
+            self._advance(request)
+            self.lost(1, "permanent")
+        else:
+            middle = request.first + (request.end - request.first) // 2
+            self._halves.append(request.end)
+            self.state.cut = (request.first, middle)
+            self.state.retried += 1
+        self.site.dirty.add(self)
+        if not answer.complete:
+            answer.reusable = False
+
+    def _advance(self, request: Request) -> None:
+        """The cursor moved over a request."""
+        self.sent = request.end
+        self._mute = False
+        self._lingered = False
+        self._next_half()
+        behind = self.channel.head - self.sent
+        self._target = min(self._target * 2, self._most) if behind > request.end - request.first else self._least
+        self.site.dirty.add(self)
+
+    def _next_half(self) -> None:
+        halves = self._halves
+        while halves and halves[-1] <= self.sent:
+            halves.pop()
+        if halves:
+            self.state.cut = (self.sent, halves[-1])
+
+    def _shrink(self, request: Request) -> None:
+        smaller = max(_SMALLEST_TARGET, min(request.size, self._target) // 2)
+        self.state.max_bytes = min(smaller, self.state.max_bytes or smaller)
+
+    def _limit(self) -> int:
+        """The most bytes of the next batch."""
+        most = self.state.max_bytes
+        return min(self._target, most) if most else self._target
+
+    def _cut(self) -> int | None:
+        """Where the batch at the cursor was cut when it was first tried."""
+        cut = self.state.cut
+        if cut is None:
+            return None
+        if cut[0] == self.sent and cut[1] > self.sent:
+            return cut[1]
+        self.state.cut = None
+        self._halves.clear()
+        return None
+
+    def _remember_cut(self, request: Request) -> None:
+        """A try failed: the next ones carry the same positions, also after a restart."""
+        if self.state.cut is None:
+            self.state.cut = (request.first, request.end)
+            self.site.dirty.add(self)
+
+    async def _idle(self, life_end: float) -> bool:
+        self._ready = self._inline and self.state.cut is None
+        self.idle()
+        deadline = min(trio.current_time() + self.site.limits.idle_seconds, life_end)
+        try:
+            woken = await self.park(deadline)
+        finally:
+            self._ready = False
+        self.busy()
+        return woken or self._request is not None or trio.current_time() < deadline
+
+    @property
+    def _seconds(self) -> str:
+        return f"{self.site.limits.request_seconds:g}"

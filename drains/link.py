@@ -1,0 +1,201 @@
+"""A drain's connection: a non-blocking socket, plain or with TLS, watched by one epoll for all drains.
+
+Rules:
+
+* `send` never waits: it returns what was taken, 0 when the kernel would block. `recv` returns None when there is
+  nothing, b"" at the end. Both raise OSError (ssl.SSLError is one) when the connection is broken.
+* A link is watched for reading as long as it lives; its `on_readable` is called from the poller's task and must not
+  block or raise. A trio task and two epoll calls per answer would cost several times the answer itself.
+* With TLS, `locked` bytes of what was not taken must be offered again unchanged: OpenSSL has begun their record.
+* Whoever dialled closes; closing twice is fine.
+"""
+
+import fcntl
+import select
+import socket
+import ssl
+import struct
+import termios
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+RECEIVE_BYTES = 65536
+_RECORD_BYTES = 16384  # of TLS (RFC 8446 section 5.1)
+_EVENTS_AT_ONCE = 64  # then everybody else has a turn
+_NO_BYTES = b"\0\0\0\0"
+
+Buffer = bytes | memoryview
+
+
+def _nothing() -> None:
+    """What happens when nobody listens."""
+
+
+class Link(Protocol):
+    """What a delivery needs of a connection; tests have one in memory."""
+
+    on_readable: Callable[[], None]
+
+    @property
+    def locked(self) -> int:
+        """Bytes that must be offered again as they were."""
+
+    def send(self, data: Buffer) -> int:
+        """Offer bytes; how many were taken."""
+
+    def send_parts(self, parts: Sequence[bytes]) -> int:
+        """As `send`, for the parts one after the other."""
+
+    def recv(self) -> bytes | None:
+        """What arrived: None for nothing yet, b"" at the end."""
+
+    def unacknowledged(self) -> int:
+        """Bytes sent that the peer's kernel has not acknowledged."""
+
+    def pause(self) -> None:
+        """Stop watching."""
+
+    def watch(self) -> None:
+        """Call `on_readable` when there is something to read, or an end."""
+
+    async def wait_writable(self) -> None:
+        """Until `send` may take something."""
+
+    def close(self) -> None:
+        """Give the socket back."""
+
+
+class Poller:
+    """One level-triggered epoll and one task for the reading side of all links."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._links: dict[int, SocketLink] = {}
+
+    async def run(self) -> None:
+        """Call the links that have something to read; ends when cancelled."""
+        try:
+            while True:
+                events = self._epoll.poll(0, _EVENTS_AT_ONCE)
+                if not events:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    continue
+                for number, _ in events:
+                    link = self._links.get(number)
+                    if link is not None:
+                        link.on_readable()
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._epoll.close()
+
+    def add(self, number: int, link: "SocketLink") -> None:
+        """Watch a socket; one that is watched already stays so."""
+        if number not in self._links:
+            self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP)
+            self._links[number] = link
+
+    def remove(self, number: int) -> None:
+        """Stop watching; also what is not watched."""
+        if self._links.pop(number, None) is not None and not self._epoll.closed:
+            self._epoll.unregister(number)
+
+
+class SocketLink:
+    """A TCP (or connected UDP) socket."""
+
+    __slots__ = ("_number", "_poller", "_sock", "on_readable")
+
+    locked = 0
+
+    def __init__(self, sock: socket.socket, poller: Poller) -> None:
+        self._sock = sock
+        self._number = sock.fileno()
+        self._poller = poller
+        self.on_readable: Callable[[], None] = _nothing
+
+    def send(self, data: Buffer) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    def send_parts(self, parts: Sequence[bytes]) -> int:
+        try:
+            return self._sock.sendmsg(parts)
+        except BlockingIOError:
+            return 0
+
+    def recv(self) -> bytes | None:
+        try:
+            return self._sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return None
+
+    def unacknowledged(self) -> int:
+        try:
+            answer = fcntl.ioctl(self._number, termios.TIOCOUTQ, _NO_BYTES)
+        except OSError:
+            return 1 << 62  # nothing is known: nothing counts as arrived
+        return int(struct.unpack("i", answer)[0])
+
+    def pause(self) -> None:
+        self._poller.remove(self._number)
+
+    def watch(self) -> None:
+        self._poller.add(self._number, self)
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.wait_writable(self._number)
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._poller.remove(self._number)
+            trio.lowlevel.notify_closing(self._number)
+            self._sock.close()
+
+
+class TlsLink(SocketLink):
+    """A socket after its TLS handshake."""
+
+    __slots__ = ("_tls", "locked")
+
+    def __init__(self, sock: ssl.SSLSocket, poller: Poller) -> None:
+        super().__init__(sock, poller)
+        self._tls = sock
+        self.locked = 0
+
+    @property
+    def version(self) -> str:
+        """The version of TLS that was agreed on."""
+        return self._tls.version() or ""
+
+    def send(self, data: Buffer) -> int:
+        view = memoryview(data)
+        taken = 0
+        while taken < len(view):
+            record = view[taken : taken + _RECORD_BYTES]
+            try:
+                taken += self._tls.send(record)
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                self.locked = len(record)
+                return taken
+            self.locked = 0
+        return taken
+
+    def send_parts(self, parts: Sequence[bytes]) -> int:
+        return self.send(b"".join(parts))
+
+    def recv(self) -> bytes | None:
+        try:
+            return self._tls.recv(RECEIVE_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0 and not self.locked:
+            with suppress(OSError, ValueError):
+                self._tls.unwrap()  # says goodbye; does not wait for the peer's
+        super().close()

@@ -1,0 +1,307 @@
+"""Syslog over TCP and TLS: a stream of octet-counted frames (RFC 6587 3.4.1, RFC 5425).
+
+Rules:
+
+* A line is delivered when the peer's kernel has acknowledged it: bytes sent less what the kernel still holds
+  (`SIOCOUTQ`). That is asked only when somebody wants to know, or when the connection ends; then the cursor stands at
+  the first frame that is not covered. With TLS the kernel counts more bytes than we sent, so the cursor errs on the
+  side of sending again.
+* A caught-up drain's batch goes out in `notify`: one `replace`, one `send`. What the kernel does not take is kept
+  while the app's share of rendered bytes lasts; beyond it only the frame that was begun is kept, and the rest is
+  rendered again.
+* Nothing is expected from the receiver: what it says is thrown away, and its end ends the connection.
+* An idle connection is closed after a while; so is one that is very old, to follow changes of the name's addresses.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import trio
+
+from logplex.batch import Batch
+from logplex.channel import Channel
+
+from .delivery import L10_PRI, Delivery, Site, l10_text
+from .link import Link
+from .rendering import own_line, renderer, wanted
+from .spec import DrainSpec
+from .state import DrainState, Untold
+from .status import Failure
+
+_MARKS = 256  # not yet settled sends; then the kernel is asked, so that they stay few
+_SETTLE_SECONDS = 0.05  # first look at whether a connection after a failure works
+_LAST_SECONDS = 10.0  # for the last bytes before an idle connection is closed
+_UNEXPECTED_BYTES = 65536  # a receiver that talks that much is no syslog receiver
+
+
+class Mark(NamedTuple):
+    """What it means that the peer has the first `bytes` bytes of a connection."""
+
+    bytes: int
+    end: int
+    filtered: int
+    at: int
+    lost: int = 0
+    told: Untold | None = None
+
+
+class SyslogDelivery(Delivery):
+    """A drain over TCP or TLS."""
+
+    def __init__(
+        self, spec: DrainSpec, channel: Channel, state: DrainState, site: Site, *, until: int | None = None
+    ) -> None:
+        super().__init__(spec, channel, state, site, until=until)
+        self._token = spec.token.encode()
+        self._render = renderer(spec, channel.name)
+        self._plain = spec.options.plain
+        self._ready = False  # connected, caught up, nothing waits: `notify` may send
+        self._bytes = 0  # given to the kernel on this connection, or waiting in `_rest`
+        self._marks: deque[Mark] = deque()
+        self._rest: memoryview | None = None
+        self._held = 0  # rendered bytes that `_rest` counts as
+        self._untold = 0  # lines of a loss that this connection has not told yet
+        self._settled = 0  # bytes of this connection whose marks are settled
+        self._unexpected = 0
+        self._closed_by_peer = False
+
+    def notify(self, batch: Batch) -> None:
+        if not self._ready:
+            self.wake()
+            return
+        if batch.first != self.sent or batch.tails_only:
+            self._ready = False
+            self.wake()
+            return
+        try:
+            data = batch.syslog(self._token)
+            self._bytes += len(data)
+            self._marks.append(Mark(self._bytes, batch.end, 0, batch.at))
+            self.sent = batch.end
+            self.site.dirty.add(self)
+            taken = self.link.send(data)  # type: ignore[union-attr] # ready means connected
+            if taken < len(data):
+                self._ready = False
+                self._keep(data, taken)
+                self.wake()
+            elif len(self._marks) > _MARKS:
+                self.settle()
+        except Exception as exc:  # noqa: BLE001 - the commit goes on, whatever happens in one drain
+            self._ready = False
+            self.fail_with(exc)
+
+    async def converse(self, link: Link) -> None:
+        self._untold = self.state.untold.lines if self.state.untold else 0
+        life_end = self.connected_at + self.site.limits.life_seconds
+        while True:
+            self.check()
+            if self._closed_by_peer:
+                raise Failure("closed", "the receiver closed the connection")
+            if self._rest is not None:
+                await self._flush(link)
+            elif self._untold or self.sent < self.head:
+                await self._catch_up(link)
+            elif self._ends() or trio.current_time() >= life_end or not await self._idle(life_end):
+                await self._last_bytes()
+                return
+
+    def settle(self) -> None:
+        link = self.link
+        if link is None or not self._marks:
+            return
+        waiting = len(self._rest) if self._rest is not None else 0
+        arrived = self._bytes - waiting - link.unacknowledged()
+        marks = self._marks
+        if marks[0].bytes > arrived:
+            return
+        while marks and marks[0].bytes <= arrived:
+            self._settle_mark(marks.popleft())
+        self.state.succeeded_at = self.site.now_ms()
+        if self.failing or not self.served:
+            self.succeeded()
+
+    def settle_broken(self, link: Link) -> None:
+        """Go back to the first frame that the peer's kernel has not acknowledged."""
+        waiting = len(self._rest) if self._rest is not None else 0
+        arrived = self._bytes - waiting - link.unacknowledged()
+        self.link = link
+        self.settle()
+        self.link = None
+        if not self._marks or not self._plain or arrived <= self._settled:
+            return
+        mark = self._marks[0]
+        held = self.channel.recent(self.state.cursor, 1)
+        if mark.lost or mark.told or mark.filtered or not held:
+            return  # behind the ring: its lines are sent again from the mark on
+        data = held[0].cut(self.state.cursor, mark.end).syslog(self._token)
+        covered = [end for end in frame_ends(data) if end <= arrived - self._settled]
+        if covered:
+            self._settle_mark(Mark(self._settled + covered[-1], self.state.cursor + len(covered), 0, mark.at))
+
+    def disconnected(self) -> None:
+        self._ready = False
+        self._marks.clear()
+        self._let_go()
+        self._bytes = self._settled = 0
+        self._unexpected = 0
+        self._closed_by_peer = False
+
+    def readable(self) -> None:
+        data = self.link.recv() if self.link is not None else None
+        if data is None:
+            return
+        self._unexpected += len(data)
+        if not data or self._unexpected > _UNEXPECTED_BYTES:
+            self._closed_by_peer = True
+            self._ready = False
+            if self.link is not None:
+                self.link.pause()
+            self.wake()
+
+    def overrun(self, count: int) -> None:
+        self._marks.append(Mark(self._bytes, self.sent + count, 0, 0, lost=count))
+        self.sent += count
+        self._untold += count
+
+    def _settle_mark(self, mark: Mark) -> None:
+        state = self.state
+        if mark.told is not None:
+            state.told(mark.told)
+        elif mark.lost:
+            state.overrun(mark.lost, self.site.now_ms())
+            self.lost(mark.lost)
+        else:
+            state.deliver(mark.end, filtered=mark.filtered, size=mark.bytes - self._settled)
+            state.delivered_at = mark.at
+        self._settled = mark.bytes
+        self.site.dirty.add(self)
+
+    def _ends(self) -> bool:
+        return self.until is not None and self.sent >= self.until
+
+    async def _idle(self, life_end: float) -> bool:
+        """Caught up: `notify` sends from here on. False when nothing was sent for a while."""
+        if self.failing and self.sending:
+            await trio.sleep(_SETTLE_SECONDS)  # nobody tells us whether it arrives, so look
+            self.settle()
+            return True
+        before = self._bytes
+        self.idle()
+        self._ready = self._plain and self.state.epoch == self.channel.epoch
+        try:
+            woken = await self.park(min(trio.current_time() + self.site.limits.idle_seconds, life_end))
+        finally:
+            self._ready = False
+        self.busy()
+        return woken or self._bytes != before
+
+    async def _last_bytes(self) -> None:
+        """Before a close: what was sent last may still be on its way."""
+        with trio.move_on_after(_LAST_SECONDS):
+            self.settle()
+            while self.sending and not self._closed_by_peer:
+                await trio.sleep(_SETTLE_SECONDS)
+                self.settle()
+
+    async def _catch_up(self, link: Link) -> None:
+        """Send what follows from ring or spool, a batch's worth."""
+        rendered, app, size = self.site.rendered, self.channel.id, self.site.limits.batch_bytes
+        await rendered.take(app, size)
+        try:
+            batches = await self.take(size)
+            data = b"".join([self._loss(), *map(self._rendered, batches)])
+        finally:
+            rendered.give_back(app, size)
+        taken = link.send(data) if data else 0
+        self._keep(data, taken)
+        await trio.lowlevel.checkpoint()
+
+    def _loss(self) -> bytes:
+        """L10, if there is a loss that this connection has not told."""
+        if not self._untold:
+            return b""
+        now = self.site.now_ms()
+        known = self.state.untold or Untold(0, self.state.delivered_at or now, now)
+        untold = known._replace(lines=self._untold)
+        self._untold = 0
+        frame = self._render(own_line(L10_PRI, untold.noticed, l10_text(untold)), untold.noticed, None)
+        self._bytes += len(frame)
+        self._marks.append(Mark(self._bytes, self.sent, 0, 0, told=untold))
+        return frame
+
+    def _rendered(self, batch: Batch) -> bytes:
+        """A batch's frames, with the marks that say which bytes are which positions."""
+        if self._plain and not batch.tails_only:
+            data = batch.syslog(self._token)
+            self._bytes += len(data)
+            self._marks.append(Mark(self._bytes, batch.end, 0, batch.at))
+            self.sent = batch.end
+            return data
+        frames = wanted(self.spec, self._render, batch)
+        for frame in frames:
+            self._bytes += len(frame.data)
+            self._marks.append(Mark(self._bytes, frame.end, frame.end - self.sent - 1, frame.at))
+            self.sent = frame.end
+        if self.sent < batch.end:
+            self._marks.append(Mark(self._bytes, batch.end, batch.end - self.sent, batch.at))
+            self.sent = batch.end
+        return b"".join([frame.data for frame in frames])
+
+    def _keep(self, data: bytes, taken: int) -> None:
+        """What the kernel did not take waits here, all of it or only the frame that was begun."""
+        left = len(data) - taken
+        if not left:
+            return
+        if self.site.rendered.try_take(self.channel.id, left):
+            self._held = left
+            self._rest = memoryview(data)[taken:]
+            return
+        must = taken + (self.link.locked if self.link is not None else 0)
+        kept = next(end for end in frame_ends(data) if end >= must)
+        self._rest = memoryview(data[taken:kept])
+        self._forget_after(data, kept)
+
+    def _forget_after(self, data: bytes, kept: int) -> None:
+        """The bytes of `data` (the last that were rendered) from `kept` on are rendered again later."""
+        begin = self._bytes - len(data)
+        self._bytes = begin + kept
+        marks = self._marks
+        last: Mark | None = None
+        while marks and marks[-1].bytes > self._bytes:
+            last = marks.pop()
+        before = marks[-1] if marks else None
+        self.sent = before.end if before is not None else self.state.cursor
+        if last is None or last.told is not None:
+            self._untold += last.told.lines if last is not None and last.told is not None else 0
+            return
+        start = max(begin, before.bytes if before is not None else self._settled)
+        frames = sum(1 for end in frame_ends(data) if start < begin + end <= self._bytes)
+        if frames:
+            self.sent += frames
+            marks.append(Mark(self._bytes, self.sent, 0, last.at))
+
+    async def _flush(self, link: Link) -> None:
+        await link.wait_writable()
+        rest = self._rest
+        if rest is not None:
+            taken = link.send(rest)
+            if taken == len(rest):
+                self._let_go()
+            elif taken:
+                self._rest = rest[taken:]
+
+    def _let_go(self) -> None:
+        self._rest = None
+        if self._held:
+            self.site.rendered.give_back(self.channel.id, self._held)
+            self._held = 0
+
+
+def frame_ends(data: bytes) -> Iterator[int]:
+    """Where each octet-counted frame ends."""
+    at = 0
+    while at < len(data):
+        space = data.index(b" ", at)
+        at = space + 1 + int(data[at:space])
+        yield at
