@@ -14,7 +14,7 @@ import ssl
 import structlog
 import trio
 
-from ..errors import ClientError
+from ..errors import ClientError, TooManyFailures, Unauthorized
 from . import answer
 from .parser import RequestParser
 from .refusal import ClientGone, Refusal
@@ -118,7 +118,7 @@ class Connection:
         except ClientError as error:
             self._shared.ledger.refuse(_reason(error))
             if not request.answered:
-                await request.respond(error.status, (answer.TEXT,), str(error).encode())
+                await request.respond(error.status, (answer.TEXT, *_headers(error)), str(error).encode())
         except Exception as error:  # a crash inside one connection must not reach the others
             if isinstance(error, ExceptionGroup) and error.split(ClientGone)[1] is None:
                 raise ClientGone from error
@@ -151,6 +151,14 @@ class Connection:
         until = wire.received + LINGER_BYTES
         while wire.received < until and await wire.receive(self._shared.buffer):
             await trio.lowlevel.checkpoint()
+
+
+def _headers(error: ClientError) -> answer.Headers:
+    if isinstance(error, Unauthorized):
+        return ((b"WWW-Authenticate", b"Basic realm=Logplex"),)  # RFC 9110 section 15.5.2 wants one
+    if isinstance(error, TooManyFailures):
+        return ((b"Retry-After", b"%d" % error.retry_after),)
+    return ()
 
 
 def _reason(error: ClientError) -> str:
