@@ -16,6 +16,7 @@ import uuid
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..config import MIB
@@ -48,23 +49,22 @@ class Lines:
         return [rest.removesuffix(b"\r")] if rest else []
 
 
-class Header(NamedTuple):
-    """What stands around the time in each message's header."""
+class Header:
+    """What stands around the time in each message's header; `app` is the token where the request names none."""
 
-    priority: int
-    host: str
-    app: str  # the token where the request does not name it
-    process: str
+    def __init__(self, priority: int, host: str, app: str, process: str) -> None:
+        host_, self.app, process_ = (field(value.encode(), 128) or b"-" for value in (host, app, process))
+        self._before = b"<%d>1 " % priority
+        self._after = b" %s %s %s - - " % (host_, self.app, process_)
 
-    def render(self, moment: str, text: bytes) -> bytes:
-        host, app, process = (field(value.encode(), 128) or b"-" for value in (self.host, self.app, self.process))
-        message = b"<%d>1 %s %s %s %s - - %s" % (self.priority, moment.encode(), host, app, process, text)
+    def render(self, moment: bytes, text: bytes) -> bytes:
+        message = self._before + moment + self._after + text
         return b"%d %s" % (len(message), message)
 
-    def loss(self, code: str, what: str, loss: "Loss", moment: str) -> bytes:
+    def loss(self, code: str, what: str, loss: "Loss", moment: bytes) -> bytes:
         """log-shuttle's own message about a loss."""
-        text = f"Error {code}: {loss.count} messages {what} since {timestamp(loss.since)}"
-        return Header(172, "heroku", self.app, "log-shuttle").render(moment, text.encode())
+        text = f"Error {code}: {loss.count} messages {what} since ".encode() + timestamp(loss.since)
+        return Header(172, "heroku", self.app.decode(), "log-shuttle").render(moment, text)
 
 
 @dataclass(slots=True)
@@ -99,9 +99,10 @@ class Batch(NamedTuple):
         return found
 
 
-def timestamp(seconds: float) -> str:
+@lru_cache(maxsize=16)  # all lines of one read have the same
+def timestamp(seconds: float) -> bytes:
     """UTC with microseconds, as log-shuttle writes it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f+00:00")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f+00:00").encode()
 
 
 class Buffer:

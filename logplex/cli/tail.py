@@ -65,6 +65,8 @@ def tail(app: str, num: int, follow: bool, zone: str | None, as_json: bool, serv
     session = Session(server, app, {"num": num, "tail": follow} | wanted)
     shifted = (UTC if zone == "utc" else None, zone is not None)
     try:
+        if not (follow or as_json or zone or on_terminal()):
+            return _copy_plain(session)
         return _copy(session, _shower(*shifted, as_json=as_json), follow=follow)
     except KeyboardInterrupt:
         return 130
@@ -92,7 +94,7 @@ class Session:
     last_id: str | None = None
 
     @contextmanager
-    def open(self) -> Iterator[http.client.HTTPResponse]:
+    def open(self, accept: str = "text/event-stream") -> Iterator[http.client.HTTPResponse]:
         """One stream of the session. Raises Failed; the connection is closed at the end."""
         made = self.url is None
         if self.url is None:
@@ -100,7 +102,7 @@ class Session:
             self.url = str(self.server.call("POST", "/v3/sessions", body, missing=missing(self.app))["url"])
         place = parse_url(self.url, "the session URL", "try again")
         target = urlsplit(self.url)
-        headers = {"Accept": "text/event-stream"} | place.headers()
+        headers = {"Accept": accept} | place.headers()
         if self.last_id is not None:
             headers["Last-Event-ID"] = self.last_id
         connection = place.connect(SILENCE_SECONDS)
@@ -113,24 +115,38 @@ class Session:
                 raise Ended
             if answer.status != 200:
                 raise Refused(f"the server answered {answer.status} to the tail: try again", answer.status)
+            if made and (warning := answer.headers.get("X-Heroku-Warning")):
+                note(warning)
             yield answer
         finally:
             connection.close()
 
-    def events(self, answer: http.client.HTTPResponse) -> Iterator[list[Event]]:
-        """What arrives, read by read, until the stream ends; remembers the place. Raises Failed when it breaks."""
-        decoder = Decoder()
+    def read(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        """What arrives, until the stream ends. Raises Failed when it breaks."""
         while True:
             with translated(self.server):
                 received = answer.read1(READ_BYTES)
             if not received:
                 return
+            yield received
+
+    def events(self, answer: http.client.HTTPResponse) -> Iterator[list[Event]]:
+        """The same as events; remembers the place."""
+        decoder = Decoder()
+        for received in self.read(answer):
             try:
                 events = decoder.feed(received)
             except ValueError as exc:
-                raise Failed("the server does not speak server-sent events: is a proxy between?") from exc
+                raise Garbled from exc
             self.last_id = decoder.last_id or self.last_id
             yield events
+
+
+class Garbled(Failed):
+    """What comes is no event stream; trying again cannot help."""
+
+    def __init__(self) -> None:
+        super().__init__("the server does not speak server-sent events: is a proxy between?")
 
 
 class Ended(Failed):
@@ -138,6 +154,15 @@ class Ended(Failed):
 
     def __init__(self) -> None:
         super().__init__("the session has ended")
+
+
+def _copy_plain(session: Session) -> int:
+    """Past lines into a pipe, as plain text: events would make an LF of a CR inside a line."""
+    with session.open("text/plain") as answer:
+        for received in session.read(answer):
+            sys.stdout.buffer.write(received)
+    sys.stdout.buffer.flush()
+    return 0
 
 
 def _copy(session: Session, show: lines.Show, *, follow: bool) -> int:
@@ -151,8 +176,6 @@ def _copy(session: Session, show: lines.Show, *, follow: bool) -> int:
             with session.open() as answer:
                 if lost:
                     note("connected again")
-                elif not connected and (warning := answer.headers.get("X-Heroku-Warning")):
-                    note(warning)
                 connected, lost, wait = True, False, FIRST_WAIT_SECONDS
                 for events in session.events(answer):
                     newest = _write(events, show) or newest
@@ -177,7 +200,7 @@ def _copy(session: Session, show: lines.Show, *, follow: bool) -> int:
 
 def _final(error: Failed) -> bool:
     """Whether trying again cannot help: the server runs and says no."""
-    return isinstance(error, Refused) and error.status in (400, 401, 403, 404, 422)
+    return isinstance(error, Garbled) or (isinstance(error, Refused) and error.status in (400, 401, 403, 404, 422))
 
 
 def _write(events: list[Event], show: lines.Show) -> bytes:

@@ -114,8 +114,8 @@ def test_a_batch_given_up_is_told_as_l13_and_the_losses_it_told_are_told_again()
     buffer.close()
     following = buffer.next_batch()
     assert texts(following) == [
-        f"Error L12: 2 messages dropped since {timestamp(AT)}".encode(),
-        f"Error L13: 3 messages lost since {timestamp(AT + 1)}".encode(),
+        b"Error L12: 2 messages dropped since " + timestamp(AT),
+        b"Error L13: 3 messages lost since " + timestamp(AT + 1),
         b"next",
     ]
     assert following is not None
@@ -129,7 +129,7 @@ def test_a_loss_at_the_very_end_is_told_by_a_batch_of_its_own() -> None:
     batch = buffer.next_batch()
     assert batch is not None
     buffer.give_up(batch, AT)
-    assert texts(buffer.next_batch()) == [f"Error L13: 1 messages lost since {timestamp(AT)}".encode()]
+    assert texts(buffer.next_batch()) == [b"Error L13: 1 messages lost since " + timestamp(AT)]
     assert buffer.next_batch() is None
 
 
