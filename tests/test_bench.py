@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from .bench.measure import DEFECTS, Job, Measured, interleave, median, ratio
-from .bench.programs import Report, load, sink
+from .bench.programs import Program, Report, load, sink
 from .bench.rows import CASES, Goal
 from .bench.work import Work
 from .peers.programs import certificates
@@ -99,6 +99,31 @@ def test_the_sink_answers_requests_and_knows_which_drain_they_belong_to() -> Non
     assert report["received"] == 5
     assert report["requests"] == 4
     assert defects(report) == CLEAN | {"misrouted": 1, "miscounted": 1}
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 4096])
+@pytest.mark.parametrize("sse", [False, True])
+def test_the_readers_check_every_line_however_it_is_cut_into_chunks(tmp_path: Path, size: int, sse: bool) -> None:
+    texts = [message(n).split(b"- - ")[1].rstrip() for n in (0, 1, 3, 2, 2)]
+    form = b"id: 1\ndata: 2026-01-02T03:04:05Z app[web.1]: %s\n\n" if sse else b"2026-01-02T03:04:05Z app[web.1]: %s\n"
+    body = b"".join(form % text for text in texts)
+    chunks = [body[at : at + size] for at in range(0, len(body), size)]
+    (tmp_path / "paths").write_text("/sessions/a\n/sessions/b\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        options = {"paths": tmp_path / "paths", "connections": 1, "idle_ms": 5000, "sse": sse}
+        with Program("tails", port=listener.getsockname()[1], **options) as program:
+            for path in (b"/sessions/a", b"/sessions/b"):
+                connection, _ = listener.accept()
+                with connection:
+                    request = connection.recv(4096)
+                    assert request.startswith(b"GET " + path)
+                    assert (b"Accept: text/event-stream\r\n" in request) == sse
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    connection.sendall(b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks))
+            assert program.line() == "ready\n"
+            report = program.report(expect=8)
+    assert (report["received"], report["readers"]) == (8, 2)
+    assert (report["repeated"], report["reordered"], report["other"]) == (2, 2, 0)
 
 
 @pytest.mark.parametrize("options", [{}, {"lf": 1}, {"dialect": 1}, {"tls": 1}, {"rate": 20_000}])
