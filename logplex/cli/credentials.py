@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import config
-from .client import ListByDefault, Server, json_option, part, secret, server_option
+from .client import Failed, ListByDefault, Server, json_option, part, secret, server_option
 from .terminal import ago, note, on_terminal, say, show_json, show_table
 
 
@@ -91,9 +91,15 @@ def reset_admin(data_dir: str | None) -> None:
 
     It works on the data directory of a server that is stopped, and needs no credential.
     """
-    from ..app import reset_admin as reset
+    directory = Path(data_dir or config.data_dir())
+    if not (directory / "config.db").exists():
+        raise Failed(f"no server has run on {directory}: name its data directory with --data-dir")
 
-    line = reset(Path(data_dir or config.data_dir()))
+    from ..app import reset_admin as reset
+    from .serve import out_of_groups
+
+    with out_of_groups():
+        line = reset(directory)
     if on_terminal():
         note("the admin credential:")
     say(line)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..printable import shown_url
+from ..printable import printable, shown_url
 from .channels import missing
 from .client import Failed, ListByDefault, Server, app_option, json_option, part, secret, server_option
 from .terminal import GREEN, RED, ago, duration, note, paint, say, show_facts, show_json, show_table
@@ -122,7 +122,7 @@ def _headers(path: str) -> dict[str, str]:
 @click.option("--test/--no-test", default=True, help="Whether to try it at once, with one marked line.")
 @json_option
 @server_option
-def add(url: str, app: str, test: bool, as_json: bool, server: Server, **given: Any) -> int:
+def add(url: str, app: str, test: bool, as_json: bool, server: Server, **given: Any) -> None:
     """Send an app's lines to URL, and say what a first try of it saw.
 
     URL is http(s)://…, syslog://HOST:PORT (TCP), syslog+tls://HOST:PORT or syslog+udp://HOST:PORT; one that holds a
@@ -135,17 +135,14 @@ def add(url: str, app: str, test: bool, as_json: bool, server: Server, **given: 
         body["options"] = options
     path = f"/v3/channels/{part(app)}/drains"
     made = server.call("POST", path, body, missing=missing(app))
+    if not as_json:
+        say(f"drain {made['id']}  {made['token']}")
     report = server.call("POST", f"{path}/{part(made['id'])}/test") if test else None
     if as_json:
         show_json(made | ({"test": report} if report is not None else {}))
-        return 0
-    say(f"drain {made['id']}  {made['token']}")
-    return 0 if report is None or _show_report(report) else _failed_test(made["id"], app)
-
-
-def _failed_test(drain: Any, app: str) -> int:
-    note(f"the drain is kept and will be tried again: `logplex drains show {drain} -a {app}` says how it is doing")
-    return 0
+    elif report is not None and not _show_report(report):
+        hint = f"`logplex drains show {made['id']} -a {app}` says how it is doing"
+        note(f"the drain is kept and will be tried again: {hint}")
 
 
 @drains.command()
@@ -208,20 +205,17 @@ def test(drain: str, app: str, as_json: bool, server: Server) -> int:
     report = server.call("POST", f"{_path(app, drain)}/test", missing=_gone(app, drain))
     if as_json:
         show_json(report)
-        return 0 if report.get("ok") else 1
+        return 0 if report["ok"] else 1
     return 0 if _show_report(report) else 1
 
 
 def _show_report(report: dict[str, Any]) -> bool:
-    """Each step with its time, or its error; whether all went well."""
-    for step in report.get("steps", []):
-        failed = step.get("error")
-        mark = paint("failed", RED) if failed else paint("ok", GREEN)
-        seconds = step.get("seconds")
-        took = f" in {seconds * 1000:.0f} ms" if seconds is not None else ""
-        print(f"  {step['step']}: {mark}{took}", end="")
-        say(f": {failed}" if failed else "")
-    return bool(report.get("ok"))
+    """Each step with its time and what it saw, or its error; whether all went well."""
+    for step in report["steps"]:
+        mark = paint("ok", GREEN) if step["ok"] else paint("failed", RED)
+        saw = step["detail"] if step["ok"] else step["error"]
+        print(f"  {step['step']}: {mark} in {step['ms']:g} ms" + (f": {printable(saw)}" if saw else ""))
+    return bool(report["ok"])
 
 
 @drains.command()
@@ -235,6 +229,8 @@ def replay(drain: str, start: str, app: str, as_json: bool, server: Server) -> N
     answer = server.call("POST", f"{_path(app, drain)}/replay", {"from": place(start)}, missing=_gone(app, drain))
     if as_json:
         show_json(answer)
+    else:
+        say(f"{answer['lines']} lines from position {answer['from']}")
 
 
 def _path(app: str, drain: str) -> str:

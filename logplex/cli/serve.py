@@ -9,7 +9,8 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from functools import partial
 from pathlib import Path
@@ -109,19 +110,20 @@ def serve(**given: Any) -> None:
     from .. import log
 
     log.configure(settings.log_format)
-    try:
+    with out_of_groups():
         trio.run(_serve, settings, admin, strict_exception_groups=True)
+
+
+@contextmanager
+def out_of_groups() -> Iterator[None]:
+    """Raises a SetupError itself, out of the groups that nurseries put around it."""
+    try:
+        yield
     except* SetupError as group:
-        raise _first(group) from None
-
-
-def _first(group: BaseExceptionGroup[SetupError]) -> SetupError:
-    """The error itself, out of the groups that nurseries put around it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, SetupError)
-    return error
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 async def _serve(settings: config.Settings, admin: tuple[str, str] | None) -> None:

@@ -142,16 +142,17 @@ def test_a_drain_is_shown_in_full_and_without_secrets(run: Run, fake: FakeServer
 def test_a_new_drain_is_tried_at_once(run: Run, fake: FakeServer) -> None:
     fake.answers["POST /v3/channels/shop/drains"] = Answer(201, {"id": 3, "token": DRAIN_TOKEN, "url": "x"})
     steps = [
-        {"step": "resolve", "seconds": 0.01, "error": None},
-        {"step": "connect", "seconds": 3, "error": "timed out"},
+        {"step": "resolve", "ok": True, "ms": 10.5, "detail": "192.0.2.1", "error": None},
+        {"step": "connect", "ok": False, "ms": 3000.0, "detail": None, "error": "timed \x1bout"},
     ]
     fake.answers["POST /v3/channels/shop/drains/3/test"] = Answer(200, {"ok": False, "steps": steps})
     ended = run("drains", "add", "https://logs.example.com/", "-a", "shop")
     assert ended.returncode == 0
-    assert (
-        ended.stdout.decode()
-        == f"drain 3  {DRAIN_TOKEN}\n  resolve: ok in 10 ms\n  connect: failed in 3000 ms: timed out\n"
-    )
+    assert ended.stdout.decode().splitlines() == [
+        f"drain 3  {DRAIN_TOKEN}",
+        "  resolve: ok in 10.5 ms: 192.0.2.1",
+        "  connect: failed in 3000 ms: timed \\x1bout",
+    ]
     assert b"the drain is kept" in ended.stderr
     assert fake.asked[0].json() == {"url": "https://logs.example.com/"}
     assert run("drains", "add", "https://logs.example.com/", "-a", "shop", "--no-test").returncode == 0
@@ -218,7 +219,7 @@ def test_an_unknown_drain_is_named_without_its_secret(run: Run, fake: FakeServer
 
 def test_a_failed_test_of_a_drain_is_exit_code_1(run: Run, fake: FakeServer) -> None:
     fake.answers["POST /v3/channels/shop/drains/3/test"] = [
-        Answer(200, {"ok": True, "steps": [{"step": "send", "seconds": 0.5}]}),
+        Answer(200, {"ok": True, "steps": [{"step": "send", "ok": True, "ms": 5, "detail": None, "error": None}]}),
         Answer(200, {"ok": False, "steps": []}),
     ]
     assert run("drains", "test", "3", "-a", "shop").returncode == 0
@@ -226,8 +227,8 @@ def test_a_failed_test_of_a_drain_is_exit_code_1(run: Run, fake: FakeServer) -> 
 
 
 def test_history_is_sent_again(run: Run, fake: FakeServer) -> None:
-    fake.answers["POST /v3/channels/shop/drains/3/replay"] = Answer(202, {})
-    assert run("drains", "replay", "3", "-a", "shop", "--from", "oldest").returncode == 0
+    fake.answers["POST /v3/channels/shop/drains/3/replay"] = Answer(202, {"from": 4, "lines": 9})
+    assert run("drains", "replay", "3", "-a", "shop", "--from", "oldest").stdout == b"9 lines from position 4\n"
     assert fake.asked[-1].json() == {"from": "oldest"}
     run("drains", "replay", "3", "-a", "shop", "--from", "12")
     assert fake.asked[-1].json() == {"from": 12}
@@ -302,3 +303,10 @@ def test_a_tail_of_a_missing_app_says_what_to_do(answer: Answer, run: Run, fake:
     ended = run("tail", "shop")
     assert ended.returncode == 1
     assert ended.stderr.startswith(b"logplex: there is no app shop: see `logplex channels list`")
+
+
+def test_a_credential_is_not_reset_where_no_server_has_run(run: Run, tmp_path: Path) -> None:
+    ended = run("credentials", "reset-admin", "--data-dir", str(tmp_path / "nothing"))
+    assert ended.returncode == 1
+    assert b"no server has run on" in ended.stderr
+    assert not (tmp_path / "nothing").exists()

@@ -133,3 +133,28 @@ def greeting(directory: Path) -> str:
 )
 def test_help_shows_defaults_as_people_write_them(setting: str, shown: str) -> None:
     assert shown_default(Settings.__dataclass_fields__[setting]) == shown
+
+
+def test_a_lost_admin_password_is_replaced_while_the_server_is_stopped(make_server: Callable[..., Server]) -> None:
+    server = make_server().start()
+    lost = server.authorization
+    refused = reset_admin(server.data_dir)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    server.stop()
+    made = reset_admin(server.data_dir)
+    assert made.returncode == 0, made.stderr
+    server.start()
+    assert made.stdout.strip() == ":".join(server.admin)
+    assert server.request("GET", "/v3/status")[0] == 200
+    assert server.request("GET", "/v3/status", Authorization=lost)[0] == 401
+
+
+def reset_admin(data_dir: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "logplex", "credentials", "reset-admin", "--data-dir", str(data_dir)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=LIMIT_SECONDS,
+    )
