@@ -2,14 +2,12 @@
 
 * `Authorization: Bearer id:password` of a credential with `full_api` or `app:<id>`; `HEROKU_API_KEY` of the CLI.
 * Errors are `{"id", "message"}` with Heroku's ids.
-* A drain's URL stands in paths and may hold a password, so the audit log does not repeat it.
 """
 
 from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from ..errors import ClientError
 from . import platform_apps, platform_telemetry
@@ -33,12 +31,6 @@ _IDS = {
 @dataclass(frozen=True, slots=True)
 class PlatformResource(Resource):
     """One path of the Platform API."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        drain = scope["path_params"].get("drain", "")
-        if ":" in drain:  # a URL: the audit log must not show what it holds
-            scope = {**scope, "raw_path": scope["path"].replace(drain, "URL").encode()}
-        await Resource.__call__(self, scope, receive, send)
 
     def refusal(self, error: ClientError) -> Response:
         headers = {"www-authenticate": "Basic realm=Logplex"} if error.status == 401 else {}
