@@ -23,8 +23,9 @@ import trio
 
 from .batch import Batch
 from .channel import Channel
+from .dedupe import First
 from .errors import StoreError
-from .group import First, Group, Outcome, Sealed
+from .group import Group, Outcome, Sealed
 
 log = structlog.get_logger()
 

@@ -11,12 +11,13 @@ Invariants (a model test in tests/test_group.py):
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import trio
 
 from .batch import Batch, Form, raw_frame
 from .channel import Channel
+from .dedupe import First
 from .fastpath import Entries
 
 MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
@@ -28,13 +29,6 @@ class Outcome(Enum):
     DONE = "done"  # as durable as was promised
     MEMORY = "memory"  # shown, but only in memory: 204 carries `Logplex-Durability: memory`
     HELD = "held"  # still not committed, and nobody can say when: close, so that shippers retry
-
-
-class First(Protocol):
-    """The id of a request whose lines are in the group (inputs/dedupe.py)."""
-
-    def row(self, wall: float) -> tuple[bytes, float]:
-        """What is stored with the lines."""
 
 
 class Sealed(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Collection, Sequence
+from sys import intern
 from uuid import uuid4
 
 from ..errors import NotFound
@@ -23,7 +24,7 @@ def load_tokens(db: sqlite3.Connection, ids: Collection[str]) -> list[Token]:
     for token_id, name, channel_id, channel_name, flags in rows:
         if (channel := channels.get(channel_id)) is None:
             channel = channels[channel_id] = channel_from((channel_id, channel_name, flags))
-        tokens.append(Token(token_id, name, channel))
+        tokens.append(Token(token_id, intern(name), channel))
     return tokens
 
 

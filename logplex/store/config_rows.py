@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from ..errors import NotFound
@@ -24,7 +25,13 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def channel_from(row: tuple[int, str, str]) -> ChannelRecord:
-    return ChannelRecord(row[0], row[1], frozenset(row[2].split()))
+    return ChannelRecord(row[0], row[1], _flags(row[2]))
+
+
+@cache
+def _flags(text: str) -> frozenset[str]:
+    """One set for all channels with these flags: an empty set of each one's own would be most of its memory."""
+    return frozenset(text.split())
 
 
 def drain_from(row: tuple[Any, ...]) -> DrainRecord:

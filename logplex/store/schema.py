@@ -16,7 +16,7 @@ from ..errors import SetupError
 
 FILE_NAME = "config.db"
 COPIES_NAME = "config-copies"
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 0.3
 """How long the start may look for damage: a file of a million channels would take longer than the whole start."""
 
 _TABLES = """

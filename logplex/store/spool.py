@@ -10,21 +10,35 @@ Rules (a Hypothesis state machine in tests/store/test_spool_model.py; power loss
 * An epoch is random, made with the file and at each start that has no proof that the file is whole (`Proof`).
 """
 
+import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgpack
+import structlog
+import trio
 
 from ..batch import Batch, Form
-from ..channel import Place, channel_epoch
+from ..channel import Channel, Channels, Place, channel_epoch
 from ..commit import Work
+from ..config import Settings
+from ..errors import StoreError
 from ..ledger import Page
+from . import retention
+from .directory import DataDirectory
 from .sqlite import DatabaseThread
 
+log = structlog.get_logger()
+
+RETENTION_SECONDS = 2.0  # between two looks at the bounds
+JUMP_SECONDS = 3600.0  # of the wall clock: more than any daylight saving that a wrong zone makes
+SLACK_BYTES = 64 * 1024 * 1024  # between the bound that retention keeps and the one that SQLite enforces
+_CHANNELS_AT_ONCE = 500
 PAGE_BYTES = 65536  # large rows: fewer pages to link and to log
 _TAILS_ONLY = 16  # beside the form
 _SCHEMA = """
@@ -50,14 +64,55 @@ _SAVE_PAGE = (
 _HASH_BYTES = 16
 
 
+@asynccontextmanager
+async def open_spool(directory: DataDirectory, settings: Settings) -> AsyncIterator["Spool"]:
+    """The spool of a data directory; a damaged one is set aside, and a new one begun."""
+    path = directory.path / "spool.db"
+    space = os.statvfs(directory.path)
+    max_bytes = min(settings.spool_bytes, space.f_bavail * space.f_frsize // 2 + _size(path))
+    proven = directory.is_proven()
+    fsync = settings.durability == "fsync"
+    thread = DatabaseThread(lambda: connect(path, fsync=fsync, max_bytes=max_bytes + SLACK_BYTES), "spool")
+    try:
+        await thread.__aenter__()
+    except StoreError as exc:
+        log.error("spool_damaged", reason=str(exc), set_aside=str(_set_aside(path)))
+        thread = DatabaseThread(lambda: connect(path, fsync=fsync, max_bytes=max_bytes + SLACK_BYTES), "spool")
+        await thread.__aenter__()
+    try:
+        if not proven:
+            log.error("lines_may_be_lost", since=directory.last_run().get("degraded_since"))
+        epoch, generation = await thread.run(begin_epoch, proven=proven)
+        yield Spool(thread, epoch, generation, bounds=retention.Bounds.of(settings, max_bytes))
+    finally:
+        await thread.__aexit__()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _set_aside(path: Path) -> Path:
+    """Move the database and its log away, so that a new one can begin."""
+    aside = path.with_name(f"spool.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
 class Spool:
     """The spool of one server; every call but `append` and the reads is for the app at start and stop."""
 
-    def __init__(self, thread: DatabaseThread, epoch: bytes, generation: int) -> None:
+    def __init__(self, thread: DatabaseThread, epoch: bytes, generation: int, *, bounds: retention.Bounds) -> None:
         self.epoch = epoch
+        self.bounds = bounds
         self._thread = thread
         self._generation = generation  # rows up to this id belong to older epochs
         self._totals: dict[int, int] = {}  # channel → bytes ever written
+        self._written: set[int] = set()  # channels that grew since their bounds were looked at
+        self._removed: list[int] = []  # channels that were deleted
 
     async def append(self, work: Work) -> None:
         """Commit one group with its cursors, counters and ids; raises StoreError."""
@@ -72,6 +127,7 @@ class Spool:
         await self._thread.run(_append, rows, pages, cursors, ids, node)
         for row in rows:
             self._totals[row[0]] = row[5]
+            self._written.add(row[0])
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
         """Batches from `cursor` (or the first that is held behind it) up to `end`, ascending, without a gap."""
@@ -109,6 +165,67 @@ class Spool:
         """Request ids stored since then (wall clock), oldest first."""
         return await self._thread.run(_ids, since)
 
+    def remove_channel(self, channel_id: int) -> None:
+        """The channel was deleted: forget all of it, soon."""
+        self._totals.pop(channel_id, None)
+        self._removed.append(channel_id)
+
+    async def remove_unknown(self, known: Callable[[list[int]], Awaitable[set[int]]]) -> None:
+        """Forget what belongs to channels that the config does not know (a crash may have come between)."""
+        found = await self._thread.run(retention.channel_ids)
+        for start in range(0, len(found), _CHANNELS_AT_ONCE):
+            part = found[start : start + _CHANNELS_AT_ONCE]
+            self._removed += set(part) - await known(part)
+
+    async def keep_bounds(self, channels: Channels, passed: Callable[[Channel], int]) -> None:
+        """Forget what is beyond the bounds, again and again, until cancelled.
+
+        `passed` says up to where all drains of a channel without history have read. While the store fails, nothing
+        is forgotten. A jump of the wall clock stops forgetting by age until it has agreed with itself for an hour.
+        """
+        clock = _SteadyClock()
+        while True:
+            await trio.sleep(RETENTION_SECONDS)
+            try:
+                await self._forget(channels, passed, clock)
+            except StoreError as exc:
+                log.warning("retention_failed", reason=str(exc))
+
+    async def _forget(self, channels: Channels, passed: Callable[[Channel], int], clock: "_SteadyClock") -> None:
+        bounds = self.bounds
+        while self._removed:
+            if await self._thread.run(retention.forget_channel, self._removed[-1]):
+                self._removed.pop()
+        wall = clock.wall()
+        if wall is not None:
+            before_ms = int((wall - bounds.history_seconds) * 1000)
+            while self._forgotten(await self._thread.run(retention.forget_old, before_ms), channels):
+                pass
+            await self._thread.run(retention.forget_ids, wall - bounds.duplicate_seconds)
+        written, self._written = self._written, set()
+        for channel_id in written:
+            channel = channels.get(channel_id)
+            if channel is not None and channel.no_history:
+                while self._forgotten(
+                    await self._thread.run(retention.forget_before, channel_id, passed(channel)), channels
+                ):
+                    pass
+            while self._forgotten(
+                await self._thread.run(retention.forget_beyond_bytes, channel_id, bounds.channel_bytes), channels
+            ):
+                pass
+        while await self._thread.run(retention.used_bytes) > bounds.spool_bytes * 9 // 10:
+            if not self._forgotten(await self._thread.run(retention.forget_for_room, bounds.history_lines), channels):
+                break
+
+    def _forgotten(self, oldest: retention.Forgotten, channels: Channels) -> bool:
+        """Tell the readers of these channels; whether there were any."""
+        for channel_id, position in oldest.items():
+            channel = channels.get(channel_id)
+            if channel is not None:
+                channel.forget_before(position)
+        return bool(oldest)
+
     def _rows(self, work: Work) -> list[tuple[Any, ...]]:
         counts: dict[int, int] = {}
         last: dict[int, Batch] = {}
@@ -127,6 +244,24 @@ class Spool:
             form = batch.form | _TAILS_ONLY if batch.tails_only else batch.form
             rows.append((number, batch.first, batch.count, batch.at, int(form), total, page, batch.data))
         return rows
+
+
+class _SteadyClock:
+    """Wall time for age, as long as it runs as the monotonic clock does."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+        self._paused_until = 0.0
+
+    def wall(self) -> float | None:
+        """Now; None for an hour after a jump of more than an hour."""
+        now = time.monotonic()
+        offset = time.time() - now
+        if abs(offset - self._offset) > JUMP_SECONDS:
+            log.warning("clock_jumped", seconds=round(offset - self._offset), paused="forgetting by age")
+            self._paused_until = now + JUMP_SECONDS
+        self._offset = offset
+        return None if now < self._paused_until else now + offset
 
 
 def connect(path: Path, *, fsync: bool, max_bytes: int) -> sqlite3.Connection:

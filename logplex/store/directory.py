@@ -1,0 +1,98 @@
+"""The data directory: one server at a time, its files its owner's alone, and the proof that the spool is whole.
+
+* `flock` on the file `lock`: a second server on the same directory does not start.
+* `admin` (mode 0600) holds `ID:PASSWORD`, `http` the base URL of the running server: the other commands read them.
+* `run` says how the last server ran and how it ended. The spool is *proven* whole after a clean stop; after a crash
+  while it committed (a kernel that went on running keeps what was written: compare the boot id), or after any end
+  under `fsync`. It is not after `none`, after a crash while degraded, and after a power loss at less than `fsync`.
+"""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import SetupError
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class DataDirectory:
+    """An existing, locked directory; `close` gives the lock back."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory when it is missing, and lock it; raises SetupError."""
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise SetupError(f"cannot use the data directory {path}: {exc.strerror}") from exc
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(self._lock)
+            raise SetupError(f"another server runs on the data directory {path}") from exc
+        self._run: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._lock)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small file that only the owner can read, whole or not at all."""
+        temporary = self.path / f".{name}.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / name)
+
+    def read(self, name: str) -> str | None:
+        """What such a file says; None when there is none."""
+        try:
+            return (self.path / name).read_text()
+        except FileNotFoundError:
+            return None
+
+    def last_run(self) -> dict[str, Any]:
+        """How the last server ran: durability, boot, clean, degraded_since; empty when there was none."""
+        try:
+            run = json.loads(self.read("run") or "{}")
+        except ValueError:
+            return {"unreadable": True}
+        return run if isinstance(run, dict) else {"unreadable": True}
+
+    def is_proven(self) -> bool:
+        """Whether everything that the last server committed is in the spool."""
+        run = self.last_run()
+        if not run:
+            return True  # nothing was ever written here
+        if run.get("durability") not in ("commit", "fsync") or run.get("degraded_since"):
+            return False
+        return bool(run.get("clean") or run["durability"] == "fsync" or run.get("boot") == _boot_id())
+
+    def begin_run(self, durability: str) -> None:
+        """From now on a crash is a crash of this run."""
+        self._run = {"durability": durability, "boot": _boot_id(), "started": time.time(), "clean": False}
+        self.write("run", json.dumps(self._run))
+
+    def note_degraded(self, since: float | None) -> None:
+        """The spool no longer takes lines, or does again (None). Raises OSError when not even this can be written."""
+        self._run["degraded_since"] = since
+        self.write("run", json.dumps(self._run))
+
+    def end_run(self) -> None:
+        """A clean stop: everything is on disk."""
+        self._run["clean"] = True
+        self.write("run", json.dumps(self._run))
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return "unknown"
