@@ -11,7 +11,6 @@
 import json
 import re
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -51,9 +50,14 @@ def refuse_foreign_pages(request: Request, settings: Settings) -> None:
     origin = request.headers.get("origin")
     if origin is None:
         return
-    own = {request.headers.get("host", "").lower(), urlsplit(settings.public_url).netloc.lower()}
-    if urlsplit(origin).netloc.lower() not in own - {""}:
+    own = {request.headers.get("host", "").lower(), _authority(settings.public_url)}
+    if _authority(origin) not in own - {""}:
         raise Forbidden("request of another origin")
+
+
+def _authority(url: str) -> str:
+    """Host and port of a URL; of what is no URL, nothing."""
+    return url.partition("://")[2].partition("/")[0].lower()
 
 
 async def read_json(request: Request, max_bytes: int) -> Any:
@@ -89,4 +93,4 @@ def base_url(request: Request, settings: Settings) -> str:
     if not _HOST.fullmatch(host):
         server = request.scope.get("server") or ("localhost", None)
         host = server[0] if server[1] is None else f"{server[0]}:{server[1]}"
-    return f"{request.url.scheme}://{host}"
+    return f"{request.scope['scheme']}://{host}"

@@ -201,7 +201,7 @@ def request_id(request: Request) -> str:
 
 def audit(who: str, request: Request, result: int) -> None:
     """One line for one management call. A path may name a drain by its URL, which may hold secrets: it is cut off."""
-    path, separator, _ = request.url.path.partition("://")
+    path, separator, _ = request.scope["path"].partition("://")
     what = f"{request.method} {without_secrets(path)[:300]}" + ("://…" if separator else "")
     log.info("audit", who=who, what=what, result=result)
 
