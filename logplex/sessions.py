@@ -12,8 +12,6 @@ Rules (protocol sections 1 and 6):
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -97,15 +95,6 @@ class Sessions:
             raise NotFound("Not found")
         return Session.of(record)
 
-    @contextmanager
-    def reading(self, session: Session) -> Iterator[None]:
-        """While the block runs, the session is being read and does not expire."""
-        self._registry.stream_started(session.uuid)
-        try:
-            yield
-        finally:
-            self._registry.stream_ended(session.uuid)
-
     async def open(self, session: Session, channel: Channel, *, sse: bool, after: Id | int | None) -> Opened:
         """Find out where a reading starts: `after` an id, at a time (unix ms), or at its backlog."""
         start = start_after(channel, after, session.created_at) if isinstance(after, Id) else None
@@ -118,13 +107,19 @@ class Sessions:
         return Opened(session, channel, View(session.filter, sse=sse), start, channel.head)
 
     async def show(self, opened: Opened, sink: Sink) -> None:
-        """Write all of a reading; returns at its orderly end, raises trio.BrokenResourceError at any other."""
-        channel = opened.channel
+        """Write all of a reading; returns at its orderly end, raises trio.BrokenResourceError at any other.
+
+        Until then the session does not expire.
+        """
+        session, channel = opened.session, opened.channel
         tail = Tail(channel, sink, opened.view, opened.start)
-        if not opened.session.tail:
-            await tail.backlog(opened.end)
-        elif channel.no_tail:
-            epoch, sse = channel.epoch, opened.view.sse
-            await tail.say(notice(L20, sse=sse, epoch=epoch, position=channel.head - 1))
-        else:
-            await self._tails.follow(tail)
+        self._registry.stream_started(session.uuid)
+        try:
+            if not session.tail:
+                await tail.backlog(opened.end)
+            elif channel.no_tail:
+                await tail.say(notice(L20, sse=opened.view.sse, epoch=channel.epoch, position=channel.head - 1))
+            else:
+                await self._tails.follow(tail)
+        finally:
+            self._registry.stream_ended(session.uuid)

@@ -175,7 +175,9 @@ class Tail:
                     await self.say(id_block(self.channel.epoch, self.cursor - 1))
                 if self.cursor == fans.cursor and self._ending is None:
                     fans.join(self)
-                    await self._sleep()
+                    # The fan-out serves us now, until it or somebody else wakes us.
+                    if await self._wait(self.sink.wait_end, self._seconds_left()) and self.pending is None:
+                        self.end()
                     fans.leave(self)
                     await self._flush()
             if self._ending:
@@ -254,11 +256,6 @@ class Tail:
                 seconds = STALL_SECONDS if ending is None else END_SECONDS
                 if not await self._wait(self.sink.wait_writable, seconds) and self._ending is ending:
                     raise trio.BrokenResourceError("the peer reads nothing")
-
-    async def _sleep(self) -> None:
-        """While the fan-out serves us: return when there is something to do here."""
-        if await self._wait(self.sink.wait_end, self._seconds_left()) and self.pending is None:
-            self.end()
 
     async def _wait(self, wait: Callable[[], Awaitable[None]], seconds: float) -> bool:
         """Whether the wait came to its own end, and was not cut short."""

@@ -19,7 +19,7 @@ from ..channel import Channel
 from ..errors import NotFound
 from ..http import ClientGone, Request, Stream
 from ..rendering import Id, parse_id
-from ..sessions import Session, Sessions, parse_since
+from ..sessions import Sessions, parse_since
 from .lines import HISTORY_DISCARDED
 
 PREFIX = b"/sessions/"
@@ -100,19 +100,6 @@ class SessionPages:
         if request.method == b"HEAD":
             await request.respond(200, headers)
             return
-        with self._sessions.reading(session):
-            await self._stream(request, headers, session, channel, sse=sse, after=after)
-
-    async def _stream(
-        self,
-        request: Request,
-        headers: tuple[tuple[bytes, bytes], ...],
-        session: Session,
-        channel: Channel,
-        *,
-        sse: bool,
-        after: Id | int | None,
-    ) -> None:
         opened = await self._sessions.open(session, channel, sse=sse, after=after)
         if not session.tail:
             headers += ((b"Logplex-Last-Id", opened.last_id),)
