@@ -35,13 +35,12 @@ class Asgi:
         exchange = _Exchange(request, await request.body(self._max_body_bytes))
         try:
             await self._app(_scope(request), exchange.receive, exchange.send)
-        except _Disconnected as exc:
-            raise ClientGone from exc
-        await exchange.finish()
-
-
-class _Disconnected(OSError):
-    """What the application gets for sending to a client that has gone."""
+        except Exception as exc:
+            if exchange.client_gone:  # whatever the application has made of the OSError
+                raise ClientGone from exc
+            raise
+        if not exchange.ended.is_set():
+            raise RuntimeError("the application has not ended its answer")
 
 
 class _Exchange:
@@ -50,13 +49,14 @@ class _Exchange:
         self._body: bytes | None = body
         self._start: Message | None = None
         self._stream: Stream | None = None
-        self._ended = trio.Event()
+        self.ended = trio.Event()
+        self.client_gone = False
 
     async def receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._ended.wait()
+        await self.ended.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -68,8 +68,9 @@ class _Exchange:
         try:
             await self._send_body(message.get("body", b""), last=not message.get("more_body", False))
         except ClientGone as exc:
-            self._ended.set()
-            raise _Disconnected from exc
+            self.client_gone = True
+            self.ended.set()
+            raise OSError("the client has gone") from exc
 
     async def _send_body(self, body: bytes, *, last: bool) -> None:
         assert self._start is not None
@@ -83,11 +84,7 @@ class _Exchange:
             if last:
                 await self._stream.__aexit__(None, None, None)
         if last:
-            self._ended.set()
-
-    async def finish(self) -> None:
-        if not self._ended.is_set():
-            raise RuntimeError("the application has not ended its answer")
+            self.ended.set()
 
 
 def _scope(request: Request) -> Scope:

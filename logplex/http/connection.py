@@ -35,15 +35,24 @@ class Connection:
     `busy` says that a request has begun and is not yet answered.
     """
 
-    __slots__ = ("_peer", "_shared", "_siblings", "busy", "wire")
+    __slots__ = ("_peer", "_served", "_shared", "_siblings", "busy", "wire")
 
     def __init__(self, wire: Wire, shared: Shared, peer: str, siblings: "set[Connection]") -> None:
         self.wire = wire
         self.busy = False
+        self._served = False  # a request at least
         self._peer = peer
         self._shared = shared
         self._siblings = siblings  # all connections of the server, among which it is as long as it is open
         siblings.add(self)
+
+    def idle_seconds(self, now: float) -> float:
+        """For how long it has had nothing to do; 0 for one that is busy or still shakes hands."""
+        if self.busy:
+            return 0.0
+        settings = self._shared.settings
+        given = settings.idle_connection_seconds if self._served else settings.header_seconds
+        return now - (self.wire.deadline - given)
 
     async def run(self, routes: Routes, context: ssl.SSLContext | None) -> None:
         """Serve the connection until its end, and close it."""
@@ -86,6 +95,7 @@ class Connection:
                     return
                 rest = rest or request.take_rest()
                 parser.reset()
+                self._served = True
                 self.busy = bool(rest)
                 if shared.stopping and not rest:
                     return

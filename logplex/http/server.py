@@ -33,6 +33,7 @@ SPARE_FILES = 50
 SWEEP_SECONDS = 1.0
 PAUSE_SECONDS = 0.1  # of accepting without files; trio's serve_listeners has the same
 ACCEPTS_IN_A_ROW = 64
+LEAST_IDLE_SECONDS = 1.0  # who has just connected, or been answered, is about to ask
 _OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 
 log = structlog.get_logger()
@@ -119,18 +120,20 @@ class Server:
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         in_a_row = 0
         while not self._shared.stopping:
-            if len(self._connections) >= self._bound:
-                await self._make_room("connections")
-                continue
             try:
+                if len(self._connections) >= self._bound:
+                    await trio.lowlevel.wait_readable(listener.socket)  # nobody has to go before somebody comes
+                    if len(self._connections) >= self._bound:
+                        await self._make_room("connections")
+                        continue
                 client, address = listener.socket.accept()
             except BlockingIOError:
                 in_a_row = 0
-                try:
-                    await trio.lowlevel.wait_readable(listener.socket)
-                except (trio.ClosedResourceError, ValueError):
-                    return  # closed by `stop`
                 self._pausing = False
+                with suppress(trio.ClosedResourceError, ValueError):  # closed by `stop`
+                    await trio.lowlevel.wait_readable(listener.socket)
+                continue
+            except (trio.ClosedResourceError, ValueError):
                 continue
             except OSError as error:
                 if error.errno in _OUT_OF_FILES:
@@ -157,9 +160,10 @@ class Server:
         nursery.start_soon(connection.run, listener.routes, listener.context, name="http connection")
 
     async def _make_room(self, missing: str) -> None:
+        now = self._clock()
         idle = sorted(
-            (connection for connection in self._connections if not connection.busy),
-            key=lambda connection: connection.wire.deadline,  # whose comes first has been idle longest
+            (connection for connection in self._connections if connection.idle_seconds(now) >= LEAST_IDLE_SECONDS),
+            key=lambda connection: -connection.idle_seconds(now),
         )
         for connection in idle[: max(1, len(self._connections) // 100)]:
             connection.wire.expire()
