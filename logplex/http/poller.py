@@ -2,8 +2,7 @@
 
 trio's own `wait_readable` changes the kernel's registration on every wait, and passes through several coroutines,
 each of which an idle connection would keep. Here a socket is registered once, edge-triggered, and its task is woken
-by `reschedule`; one task waits for all of them through trio. Measured with 64 busy and with 2,000 idle connections
-(tests/bench/http.py).
+by `reschedule`; one task waits for all of them through trio.
 """
 
 import select
