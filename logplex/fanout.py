@@ -8,7 +8,9 @@ Rules:
   cursor and takes the readers as they are at that moment, then writes: whoever joins later begins behind the round.
 * A tail whose socket is full leaves within the round (tail.py) and costs the others nothing.
 * Events streams that were silent for `heartbeat_seconds` get a heartbeat, one text for all readers of a view.
-* No lingering: a round begins as soon as there is something to show.
+* With few readers there is no lingering: a round begins as soon as there is something to show. With many, a pause
+  follows each round, so that the next shows more lines a write and other channels get their turn: most of the cost
+  is the kernel's, by the write, however short.
 """
 
 import math
@@ -21,6 +23,9 @@ from .channel import Channel
 from .rendering import L20, SLICE_SECONDS, View, id_block, notice, overflow, render
 from .tail import STEP_BYTES, Tail
 
+PAUSE_SECONDS_PER_WRITE = 5e-6  # about what a write takes: the fan-out of a channel has at most half of the core
+MIN_PAUSE_SECONDS = 0.001  # shorter ones are not worth a timer
+MAX_PAUSE_SECONDS = 0.05
 _SLICE_READERS = 64  # writes between two looks at the clock
 
 
@@ -83,7 +88,9 @@ class Fanout:
             try:
                 while True:
                     if self.cursor < self.channel.head:
-                        await self._round()
+                        pause = min(await self._round() * PAUSE_SECONDS_PER_WRITE, MAX_PAUSE_SECONDS)
+                        if pause >= MIN_PAUSE_SECONDS:
+                            await trio.sleep(pause)
                     else:
                         with trio.move_on_at(self._next_heartbeat()):
                             await self._news.wait()
@@ -93,7 +100,8 @@ class Fanout:
             finally:
                 self.channel.unfollow(self)
 
-    async def _round(self) -> None:
+    async def _round(self) -> int:
+        """Show what is next; the number of writes."""
         channel, cursor = self.channel, self.cursor
         lost, batches = await channel.read(cursor, STEP_BYTES)
         if channel.removed:
@@ -113,7 +121,7 @@ class Fanout:
         self.cursor = batches[-1].end if batches else cursor + lost
         self._at = batches[-1].at if batches else self._at
         self._moved.unpark_all()
-        await self._write({view: data for view, data in rendered.items() if data})
+        return await self._write({view: data for view, data in rendered.items() if data})
 
     def _next_heartbeat(self) -> float:
         spoken = [readers.spoke_at for view, readers in self._views.items() if view.sse]
@@ -126,8 +134,8 @@ class Fanout:
             block = id_block(self.channel.epoch, self.cursor - 1)
             await self._write(dict.fromkeys(silent, block))
 
-    async def _write(self, rendered: dict[View, bytes]) -> None:
-        """Write to all readers as they are now; other tasks run between slices."""
+    async def _write(self, rendered: dict[View, bytes]) -> int:
+        """Write to all readers as they are now; other tasks run between slices. The number of writes."""
         now = trio.current_time()
         turns = []
         for view, data in rendered.items():
@@ -145,6 +153,7 @@ class Fanout:
                 if time.perf_counter() - started > SLICE_SECONDS:
                     await trio.lowlevel.checkpoint()
                     started = time.perf_counter()
+        return sum(len(tails) for _, tails in turns)
 
 
 class Tails:
