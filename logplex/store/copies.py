@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from .schema import COPIES_NAME, FILE_NAME, newest_copy
+from .schema import COPIES_NAME, FILE_NAME, newest_copy, sync
 
 COPY_SECONDS = 3600.0
 COPIES = 24
@@ -60,17 +60,9 @@ def copy(directory: Path, wall_clock: Callable[[], float] = time.time) -> Path:
         db.execute("VACUUM INTO ?", (str(part),))
     finally:
         db.close()
-    _sync(part)
+    sync(part)
     part.rename(path)
-    _sync(copies)
+    sync(copies)
     for old in sorted(copies.glob("config-*.db"))[:-COPIES]:
         old.unlink()
     return path
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

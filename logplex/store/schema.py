@@ -80,7 +80,9 @@ def connect(directory: Path) -> sqlite3.Connection:
     path = directory / FILE_NAME
     if (not path.exists() or path.stat().st_size == 0) and newest_copy(directory) is not None:
         raise _damaged(directory, "it is missing or empty")
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        sync(directory)  # else power loss may take the file itself away
     db = sqlite3.connect(path, isolation_level=None)
     try:
         db.execute("PRAGMA journal_mode=WAL")
@@ -105,6 +107,15 @@ def connect(directory: Path) -> sqlite3.Connection:
 def newest_copy(directory: Path) -> Path | None:
     """The newest hourly copy of the config, or None."""
     return max((directory / COPIES_NAME).glob("config-*.db"), default=None)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a directory, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check(db: sqlite3.Connection) -> None:

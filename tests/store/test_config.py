@@ -37,7 +37,7 @@ async def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None
     async with ConfigStore(tmp_path) as store:
         found = await ask(store.channel_info("shop"))
         assert found is not None
-        assert (found.channel.id, found.channel.flags) == (info.channel.id, {"no_tail"})
+        assert (found.channel.id, found.channel.flags) == (info.channel.id, frozenset({"no_tail"}))
         assert found.tokens_by_name() == info.tokens_by_name()
         assert found.drains == (drain,)
         assert (await ask(store.load_drains())) == ([drain], [drain.token])
@@ -160,7 +160,7 @@ async def test_what_is_not_there_is_not_found(store: ConfigStore) -> None:
         store.delete_credential("none"),
     ):
         with pytest.raises(NotFound):
-            await ask(call)  # type: ignore[arg-type]
+            await ask(call)
     assert await ask(store.channel_info("none")) is None
     assert await ask(store.find_credential("none")) is None
 
