@@ -254,9 +254,12 @@ class Delivery:
 
     # Lines.
 
-    async def take(self, max_bytes: int) -> list[Batch]:
-        """Batches from `sent` on, up to about `max_bytes`; accounts for what is lost before them."""
-        batches = self.channel.recent(self.sent, max_bytes)
+    async def take(self, max_bytes: int, *, ring_bytes: int = 0) -> list[Batch]:
+        """Batches from `sent` on, up to about `max_bytes`, or `ring_bytes` of the ring, where they cost nothing.
+
+        Accounts for what is lost before them.
+        """
+        batches = self.channel.recent(self.sent, ring_bytes or max_bytes)
         if batches is None:
             reading = await self.channel.read(self.sent, max_bytes)
             if reading.lost:

@@ -156,7 +156,7 @@ class HttpDelivery(Delivery):
         if not answer.reusable or not self._inline or trio.current_time() >= life_end:
             self.wake()
             return
-        batches = self.channel.recent(self.sent, self._target)
+        batches = self.channel.recent(self.sent, 2 * self._target)
         if batches:
             if not self._send_recent(batches):
                 self.wake()
@@ -214,7 +214,7 @@ class HttpDelivery(Delivery):
             target = 2 * self._most
         await rendered.take(app, target)
         try:
-            batches = await self.take(target)
+            batches = await self.take(target, ring_bytes=2 * target)
         finally:
             rendered.give_back(app, target)
         self.check()

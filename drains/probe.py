@@ -131,8 +131,8 @@ class Probe:
             await _send_all(link, frame)
             if spec.url.kind is Kind.UDP:
                 return "sent; nobody acknowledges a datagram"
-            while link.unacknowledged():
-                await trio.sleep(_LOOK_SECONDS)  # noqa: ASYNC110 - the kernel tells nobody, one has to look
+            while link.unacknowledged():  # noqa: ASYNC110 - the kernel tells nobody, one has to look
+                await trio.sleep(_LOOK_SECONDS)
             await trio.sleep(_LOOK_SECONDS)
             if link.recv() == b"":
                 raise Failure("closed", "the receiver closed the connection")

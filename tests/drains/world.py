@@ -317,3 +317,10 @@ def free_port() -> int:
 async def settled(deliveries: Deliveries, drain_id: int = 7) -> None:
     """Until everything written has arrived."""
     await deliveries.finish(trio.current_time() + 10)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Until something holds that nobody announces; fails after a while."""
+    with trio.fail_after(8):
+        while not condition():  # noqa: ASYNC110 - the kernel tells nobody, one has to look
+            await trio.sleep(0.002)
