@@ -35,9 +35,9 @@ heard 3 event=ready
 cat <&3 >"$work/server.log" &
 
 echo; echo '# An app with two sources; each line of the answer is a log input URL.'
-show $LOGPLEX channels create shop --token app --token heroku >"$work/urls"
-app=$(sed -n 1p "$work/urls"); platform=$(sed -n 2p "$work/urls")
-sed 's/t\.[0-9a-f-]*/t.…/' "$work/urls"
+show $LOGPLEX channels create shop --token app --token heroku | tee "$work/urls" | sed 's/t\.[0-9a-f-]*/t.…/'
+app=$(sed -n '/^http/p' "$work/urls" | sed -n 1p)
+platform=$(sed -n '/^http/p' "$work/urls" | sed -n 2p)
 
 echo; echo '# A receiver for a drain, and the drain.'
 "$PYTHON" "$here/http_receiver.py" --listen 127.0.0.1:0 --lines 46 >"$work/received" 2>"$work/receiver" &
@@ -54,6 +54,7 @@ echo; echo '# Something that logs: a build, a router, a dyno, and this shell.'
 echo "hello from $(uname -s)" | show $LOGPLEX ship -a shop --ps shell.1
 
 show $LOGPLEX tail shop --no-follow -n 10
+show $LOGPLEX tail shop --no-follow --ps api
 show $LOGPLEX tail shop --no-follow --source heroku --field 'status>=400'
 
 echo; echo '# The receiver has got every line.'

@@ -87,7 +87,7 @@ def serving(home: Path) -> Iterator[Path]:
                 (pytest.fail if os.environ.get("CI") else pytest.skip)(f"something listens on port {port}")
     command = commands()[0].rpartition("&& ")[2]
     with subprocess.Popen(
-        command, shell=True, stderr=subprocess.PIPE, text=True, cwd=home, env=environment(), start_new_session=True
+        shlex.split(command), stderr=subprocess.PIPE, text=True, cwd=home, env=environment()
     ) as server:
         try:
             assert server.stderr is not None
@@ -97,11 +97,10 @@ def serving(home: Path) -> Iterator[Path]:
             else:
                 pytest.fail("the server ended before it was ready")
             yield home
-            os.killpg(server.pid, signal.SIGTERM)
+            server.terminate()
             assert server.wait(LIMIT_SECONDS) == 0
         finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGKILL)
+            server.kill()
 
 
 def shell(command: str, directory: Path) -> "subprocess.CompletedProcess[str]":

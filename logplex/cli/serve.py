@@ -146,7 +146,7 @@ async def _serve(settings: config.Settings, admin: tuple[str, str] | None) -> No
 def greet(settings: config.Settings, *, known: bool) -> None:
     """What a person at a terminal needs next; `known`: the admin credential is not new."""
     directory = Path(settings.data_dir)
-    program = shlex.quote(_program())
+    program = _program()
     where = "" if settings.data_dir == config.Settings().data_dir else f" --data-dir {shlex.quote(settings.data_dir)}"
     lines = []
     if not known:
@@ -166,6 +166,6 @@ def _program() -> str:
     """How to call us again: `logplex` when the search path finds it, else the path that was used."""
     called = sys.argv[0]
     if Path(called).name == "__main__.py":
-        return f"{sys.executable} -m logplex"
+        return f"{shlex.quote(sys.executable)} -m logplex"
     found = shutil.which("logplex")
-    return "logplex" if found and Path(found).resolve() == Path(called).resolve() else called
+    return "logplex" if found and Path(found).resolve() == Path(called).resolve() else shlex.quote(called)

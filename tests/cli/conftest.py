@@ -1,3 +1,4 @@
+import io
 import os
 import pty
 import subprocess
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from logplex.cli import main
 
 from ..conftest import environment
 from .fake import FakeServer
@@ -36,6 +39,28 @@ def run(fake: FakeServer, tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def call(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Run:
+    """As `run`, in this process: a tenth of the time, for commands that ask and print and no more."""
+    for name in [name for name in os.environ if name.startswith("LOGPLEX_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, input: bytes = b"", **variables: str) -> "subprocess.CompletedProcess[bytes]":
+        given = {"LOGPLEX_URL": f"http://ops:hunter2@{fake.address}"} | variables
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(input)))
+            for name, value in given.items():
+                patch.setenv(name, value)
+            code = main.run(arguments)
+        out, err = capfdbinary.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return call
 
 
 @pytest.fixture

@@ -68,17 +68,19 @@ def test_every_setting_is_an_option_a_variable_and_a_line_of_help(
         (["drains", "add", "http://x", "-a", "shop", "--ca-file", "/nonsense"], "cannot read /nonsense: No such file"),
     ],
 )
-def test_wrong_use_is_exit_code_2_and_one_line_that_says_what_to_do(arguments: list[str], says: str, run: Run) -> None:
-    ended = run(*arguments)
+def test_wrong_use_is_exit_code_2_and_one_line_that_says_what_to_do(
+    arguments: list[str], says: str, call: Run
+) -> None:
+    ended = call(*arguments)
     assert ended.returncode == 2
     assert ended.stdout == b""
     assert ended.stderr.count(b"\n") == 1
     assert says in ended.stderr.decode()
 
 
-def test_a_refused_request_is_exit_code_1_and_one_line(run: Run, fake: FakeServer) -> None:
+def test_a_refused_request_is_exit_code_1_and_one_line(call: Run, fake: FakeServer) -> None:
     fake.answers["GET /v3/channels/shop"] = Answer(503, {"error": "Logplex API\ntemporarily \x1b[31moff"})
-    ended = run("channels", "show", "shop")
+    ended = call("channels", "show", "shop")
     assert ended.returncode == 1
     assert ended.stderr == b"logplex: the server answered 503: Logplex API temporarily \\x1b[31moff\n"
 
@@ -93,48 +95,48 @@ def test_a_refused_request_is_exit_code_1_and_one_line(run: Run, fake: FakeServe
         ("http://ops:hunter2@nothing.invalid:8001", "the host of http://nothing.invalid:8001 is unknown"),
     ],
 )
-def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str, says: str, run: Run) -> None:
-    ended = run("channels", LOGPLEX_URL=url)
+def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str, says: str, call: Run) -> None:
+    ended = call("channels", LOGPLEX_URL=url)
     assert ended.returncode == 1
     assert ended.stderr.count(b"\n") == 1
     assert says in ended.stderr.decode()
     assert b"hunter2" not in ended.stderr
 
 
-def test_without_a_server_the_error_says_how_to_get_one(run: Run) -> None:
-    ended = run("channels", LOGPLEX_URL="")
+def test_without_a_server_the_error_says_how_to_get_one(call: Run) -> None:
+    ended = call("channels", LOGPLEX_URL="")
     assert ended.returncode == 1
     assert b"no server has run on logplex-data: start one with `logplex serve`" in ended.stderr
 
 
-def test_an_unknown_credential_is_told_where_to_look(run: Run, fake: FakeServer) -> None:
+def test_an_unknown_credential_is_told_where_to_look(call: Run, fake: FakeServer) -> None:
     fake.answers["GET /v3/channels"] = Answer(401, b"Not Authorized")
-    ended = run("channels")
+    ended = call("channels")
     assert ended.returncode == 1
     assert ended.stderr == b"logplex: the server does not know this credential: check LOGPLEX_URL\n"
 
 
-def test_an_answer_that_is_no_json_is_said_to_be_none_of_logplex(run: Run, fake: FakeServer) -> None:
+def test_an_answer_that_is_no_json_is_said_to_be_none_of_logplex(call: Run, fake: FakeServer) -> None:
     fake.answers["GET /v3/channels"] = Answer(200, b"<html>")
-    ended = run("channels")
+    ended = call("channels")
     assert ended.returncode == 1
     assert b"is this URL a logplex server?" in ended.stderr
 
 
-def test_a_connection_closed_without_an_answer_is_one_line(run: Run, fake: FakeServer) -> None:
+def test_a_connection_closed_without_an_answer_is_one_line(call: Run, fake: FakeServer) -> None:
     fake.answers["GET /v3/channels"] = None
-    ended = run("channels")
+    ended = call("channels")
     assert ended.returncode == 1
     assert ended.stderr.count(b"\n") == 1
 
 
-def test_the_version_is_shown(run: Run) -> None:
+def test_the_version_is_shown(call: Run) -> None:
     from logplex import __version__
 
-    assert run("--version").stdout.decode() == f"logplex, version {__version__}\n"
+    assert call("--version").stdout.decode() == f"logplex, version {__version__}\n"
 
 
-def test_a_setting_on_the_command_line_is_not_shown_by_any_error_when_it_is_a_secret(run: Run) -> None:
-    ended = run("serve", LOGPLEX_ADMIN="hunter2")
+def test_a_setting_on_the_command_line_is_not_shown_by_any_error_when_it_is_a_secret(call: Run) -> None:
+    ended = call("serve", LOGPLEX_ADMIN="hunter2")
     assert ended.returncode == 1
     assert ended.stderr == b"logplex: LOGPLEX_ADMIN must be one line ID:PASSWORD\n"
