@@ -70,6 +70,7 @@ class Deliveries:
         self._drains: dict[int, Delivery] = {}
         self._replays: dict[int, Delivery] = {}
         self._replay_count = 0
+        self._looked_at = float("-inf")
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -161,11 +162,25 @@ class Deliveries:
         replay = self._replays.get(drain_id)
         return delivery.status(replay)
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether `dirty` has something to hand out, now or a little later."""
+        return bool(self._site.dirty)
+
     def dirty(self) -> list[DrainState]:
-        """States that changed since the last call. They go on changing: take `to_row` at once."""
+        """States that changed since the last call. They go on changing: take `to_row` at once.
+
+        While drains run, this looks ten times a second at most: a group may be committed far more often, and what
+        was delivered since the last look is sent again after a crash, as is what was in flight.
+        """
         dirty = self._site.dirty
         if not dirty:
             return []
+        if self._nursery is not None:
+            now = trio.current_time()
+            if now - self._looked_at < self.limits.cursor_seconds:
+                return []
+            self._looked_at = now
         changed, still = [], set()
         for delivery in dirty:
             delivery.settle()

@@ -32,6 +32,7 @@ class Limits:
     connections_per_app: int = 64  # six drains, their replays and tests many times over
     rendered_bytes: int = 128 * 1024 * 1024
     rendered_share: int = 64  # an app may hold 1/64 of the rendered bytes
+    cursor_seconds: float = 0.1  # between two looks at what has arrived, for the cursors that are saved
     tests_per_minute: int = 10  # of one app: a test is no port scanner
     told_lines: int = 2  # about transitions of a drain, in told_seconds
     told_seconds: float = 600.0

@@ -46,6 +46,9 @@ class Mark(NamedTuple):
     told: Untold | None = None
 
 
+_mark = tuple.__new__  # a third of the cost of Mark(…); one for each batch and drain
+
+
 class SyslogDelivery(Delivery):
     """A drain over TCP or TLS."""
 
@@ -54,6 +57,7 @@ class SyslogDelivery(Delivery):
     ) -> None:
         super().__init__(spec, channel, state, site, until=until)
         self._token = spec.token.encode()
+        self._dirty = site.dirty
         self._render = renderer(spec, channel.name)
         self._plain = spec.options.plain
         self._ready = False  # connected, caught up, nothing waits: `notify` may send
@@ -67,21 +71,20 @@ class SyslogDelivery(Delivery):
         self._closed_by_peer = False
 
     def notify(self, batch: Batch) -> None:
-        if not self._ready:
-            self.wake()
-            return
-        if batch.first != self.sent or batch.tails_only:
+        link = self.link
+        if not self._ready or link is None or batch.first != self.sent or batch.tails_only:
             self._ready = False
             self.wake()
             return
         try:
             data = batch.syslog(self._token)
-            self._bytes += len(data)
-            self._marks.append(Mark(self._bytes, batch.end, 0, batch.at))
+            size = len(data)
+            self._bytes = total = self._bytes + size
+            self._marks.append(_mark(Mark, (total, batch.end, 0, batch.at, 0, None)))
             self.sent = batch.end
-            self.site.dirty.add(self)
-            taken = self.link.send(data)  # type: ignore[union-attr] # ready means connected
-            if taken < len(data):
+            self._dirty.add(self)
+            taken = link.send(data)
+            if taken < size:
                 self._ready = False
                 self._keep(data, taken)
                 self.wake()
@@ -115,8 +118,19 @@ class SyslogDelivery(Delivery):
         marks = self._marks
         if marks[0].bytes > arrived:
             return
+        last: Mark | None = None
+        filtered = 0
         while marks and marks[0].bytes <= arrived:
-            self._settle_mark(marks.popleft())
+            mark = marks.popleft()
+            if mark.lost or mark.told is not None:
+                self._settle_mark(last, filtered)
+                self._settle_mark(mark, 0)
+                last = None
+                filtered = 0
+            else:
+                last = mark
+                filtered += mark.filtered
+        self._settle_mark(last, filtered)
         self.state.succeeded_at = self.site.now_ms()
         if self.failing or not self.served:
             self.succeeded()
@@ -137,7 +151,7 @@ class SyslogDelivery(Delivery):
         data = held[0].cut(self.state.cursor, mark.end).syslog(self._token)
         covered = [end for end in frame_ends(data) if end <= arrived - self._settled]
         if covered:
-            self._settle_mark(Mark(self._settled + covered[-1], self.state.cursor + len(covered), 0, mark.at))
+            self._settle_mark(Mark(self._settled + covered[-1], self.state.cursor + len(covered), 0, mark.at), 0)
 
     def disconnected(self) -> None:
         self._ready = False
@@ -164,7 +178,10 @@ class SyslogDelivery(Delivery):
         self.sent += count
         self._untold += count
 
-    def _settle_mark(self, mark: Mark) -> None:
+    def _settle_mark(self, mark: Mark | None, filtered: int) -> None:
+        """The peer has everything up to `mark`, and `filtered` positions on the way were not wanted."""
+        if mark is None:
+            return
         state = self.state
         if mark.told is not None:
             state.told(mark.told)
@@ -172,7 +189,7 @@ class SyslogDelivery(Delivery):
             state.overrun(mark.lost, self.site.now_ms())
             self.lost(mark.lost)
         else:
-            state.deliver(mark.end, filtered=mark.filtered, size=mark.bytes - self._settled)
+            state.deliver(mark.end, filtered=filtered, size=mark.bytes - self._settled)
             state.delivered_at = mark.at
         self._settled = mark.bytes
         self.site.dirty.add(self)
