@@ -13,7 +13,7 @@ import click
 
 from ..printable import printable, shown_url
 from .channels import missing
-from .client import Failed, ListByDefault, Server, app_option, json_option, part, secret, server_option
+from .client import Failed, ListByDefault, Refused, Server, app_option, json_option, part, secret, server_option
 from .terminal import GREEN, RED, ago, duration, note, paint, say, show_facts, show_json, show_table
 
 FILTERS = ("source", "ps", "text", "pattern", "severity")
@@ -134,7 +134,13 @@ def add(url: str, app: str, test: bool, as_json: bool, server: Server, **given: 
     if options:
         body["options"] = options
     path = f"/v3/channels/{part(app)}/drains"
-    made = server.call("POST", path, body, missing=missing(app))
+    try:
+        made = server.call("POST", path, body, missing=missing(app))
+    except Refused as exc:
+        if not exc.message.endswith(" address"):
+            raise
+        hint = "such addresses are let in by the server's option --drain-allow CIDR"
+        raise Refused(f"{exc.message}; {hint}", exc.status) from exc
     if not as_json:
         say(f"drain {made['id']}  {made['token']}")
     report = server.call("POST", f"{path}/{part(made['id'])}/test") if test else None

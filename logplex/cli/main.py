@@ -46,14 +46,22 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 119})
+@click.command(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 119},
+)
 @click.version_option(__version__, prog_name="logplex")
-def logplex() -> None:
+@click.pass_context
+def logplex(ctx: click.Context) -> int:
     """Route log lines: syslog in, tails and drains out.
 
     All but `serve` talk to the server of LOGPLEX_URL (http://id:password@host:8001), or else to the one that runs
     on the data directory (--data-dir, LOGPLEX_DATA_DIR, ./logplex-data).
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+    return 2  # the code of the subcommand when there is one
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -61,9 +69,6 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result: Any = logplex.main(list(arguments), prog_name="logplex", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as exc:
-        exc.show()
-        return 2
     except click.UsageError as exc:
         path = exc.ctx.command_path if exc.ctx else "logplex"
         return _fail(f"{exc.format_message().rstrip('.')} (see `{path} --help`)", 2)

@@ -6,7 +6,7 @@ import click
 
 from .channels import missing
 from .client import Failed, Server, json_option, part, server_option
-from .terminal import BOLD, GREEN, RED, YELLOW, paint, show_facts, show_json
+from .terminal import BOLD, GREEN, RED, YELLOW, on_terminal, paint, show_facts, show_json
 
 _COLOURS = {"normal": GREEN, "degraded": YELLOW, "booting": YELLOW}
 
@@ -31,15 +31,17 @@ def status(app: str | None, as_json: bool, server: Server) -> int:
     if answer.status not in (200, 503):
         raise Failed(server.reason(answer))
     health = answer.json() if answer.body.startswith(b"{") else {"state": "booting"}
-    ledger = server.call("GET", "/v3/status")
+    found = server.call("GET", "/v3/status")
     if as_json:
-        show_json({"health": health, "status": ledger})
+        show_json({"health": health, "status": found})
     else:
         state = str(health.get("state", "unknown"))
         print(f"{server.base} is {paint(state, _COLOURS.get(state, RED))}")
-        show_facts(facts({name: value for name, value in health.items() if name != "state"}))
-        print(paint("ledger", BOLD))
-        show_facts(facts(ledger))
+        ledger = found.pop("ledger", {})
+        show_facts(facts({name: value for name, value in found.items() if name != "state"}))
+        if on_terminal():
+            print(paint("\nledger of this node", BOLD))
+        show_facts(facts(ledger, "" if on_terminal() else "ledger."))
     return 0 if health.get("state") == "normal" else 1
 
 

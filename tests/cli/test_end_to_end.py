@@ -216,7 +216,7 @@ def test_nonsense_is_refused_with_the_field_that_holds_it(server: Server, logple
     for arguments, says in (
         (("http://127.0.0.1:1/", "--batch-bytes", "1"), b"batch_bytes: "),
         (("nonsense://x",), b"Invalid drain destination"),
-        (("http://10.0.0.1/",), b""),
+        (("http://10.0.0.1/",), b"--drain-allow CIDR"),
     ):
         with following(server.data_dir, "drains", "add", *arguments, "-a", "shop", "--no-test") as added:
             _, err = added.communicate(timeout=LIMIT_SECONDS)

@@ -140,3 +140,9 @@ def test_a_setting_on_the_command_line_is_not_shown_by_any_error_when_it_is_a_se
     ended = call("serve", LOGPLEX_ADMIN="hunter2")
     assert ended.returncode == 1
     assert ended.stderr == b"logplex: LOGPLEX_ADMIN must be one line ID:PASSWORD\n"
+
+
+def test_without_a_command_the_help_is_shown(call: Run) -> None:
+    ended = call()
+    assert ended.returncode == 2
+    assert ended.stdout.startswith(b"Usage: logplex [OPTIONS] COMMAND [ARGS]...")
