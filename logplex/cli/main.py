@@ -49,6 +49,7 @@ class Commands(click.Group):
 @click.command(
     cls=Commands,
     invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 119},
 )
 @click.version_option(__version__, prog_name="logplex")

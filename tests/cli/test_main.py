@@ -146,3 +146,13 @@ def test_without_a_command_the_help_is_shown(call: Run) -> None:
     ended = call()
     assert ended.returncode == 2
     assert ended.stdout.startswith(b"Usage: logplex [OPTIONS] COMMAND [ARGS]...")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
+def test_a_reader_who_has_enough_is_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "logplex", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -173,6 +173,19 @@ def test_an_app_that_may_not_be_tailed_ends_with_the_notice(run: Run, fake: Fake
     assert (ended.returncode, ended.stdout) == (1, notice + b"\n")
 
 
+def test_a_connection_that_is_silent_for_too_long_is_opened_again(
+    call: Run, fake: FakeServer, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logplex.cli.tail.SILENCE_SECONDS", 0.1)
+    notice = b"data: 2024-05-01T12:00:00Z heroku[logplex]: Error L20 (Tail sessions forbidden) Tail sessions\n\n"
+    fake.answers[session] = [Answer(200, _open_after(FIRST), SSE), Answer(200, stream(notice), SSE)]
+    ended = call("tail", "shop")
+    assert ended.returncode == 1
+    assert ended.stdout.count(b"\n") == 2
+    assert b"did not answer in time" in ended.stderr
+    assert fake.asked[-1].headers["Last-Event-ID"] == "e/1"
+
+
 def test_a_bad_filter_is_one_line_that_says_where(run: Run, fake: FakeServer) -> None:
     fake.answers["POST /v3/sessions"] = Answer(422, {"error": "pattern: missing ): (a"})
     ended = run("tail", "shop", "--pattern", "(a")
