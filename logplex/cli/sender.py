@@ -40,21 +40,23 @@ class Sender:
         self._thread.start()
 
     def finish(self) -> None:
-        """Send what is left, within the grace; returns when that is done or given up."""
+        """Send what is left; returns when that is done, or does not get on when the grace is over."""
         self._deadline = time.monotonic() + self._grace_seconds
         self._ended.set()
         self._buffer.close()
-        self._thread.join(self._grace_seconds + ANSWER_SECONDS + 1)
+        self._thread.join()
 
     def _run(self) -> None:
-        while (batch := self._buffer.next_batch()) is not None:
-            began = time.time()
-            if not self._deliver(batch):
-                self._buffer.give_up(batch, began)
-                if self._ended.is_set() and (self._over() or not batch.lines):
-                    break
-        self._disconnect()
-        self._buffer.give_up_rest()
+        try:
+            while (batch := self._buffer.next_batch()) is not None:
+                began = time.time()
+                if not self._deliver(batch):
+                    self._buffer.give_up(batch, began)
+                    if self._ended.is_set() and (self._over() or not batch.lines):
+                        break
+        finally:  # whoever waits for room in the buffer must not wait for ever
+            self._disconnect()
+            self._buffer.give_up_rest()
 
     def _over(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

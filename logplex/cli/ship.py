@@ -32,6 +32,7 @@ GRACE_SECONDS = 30.0
 LOCAL7 = 23 * 8  # the facility that log-shuttle uses
 SEVERITIES = ("emerg", "alert", "crit", "error", "warning", "notice", "info", "debug")
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+ENDING = (signal.SIGTERM, signal.SIGINT)
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
 
@@ -102,12 +103,12 @@ def _find_logs(app: str | None, source: str, data_dir: str | None) -> Server:
 
 def _ship_input(buffer: Buffer, sender: Sender, *, tee: bool) -> int:
     def stop(number: int, _frame: FrameType | None) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in ENDING:
             signal.signal(each, signal.SIG_DFL)  # the second one ends us at once
         raise Stopped(number)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in ENDING:
+        signal.signal(number, stop)
     sender.start()
     code = 0
     lines = Lines()
@@ -143,6 +144,8 @@ def _ship_command(command: Sequence[str], buffer: Buffer, sender: Sender, *, tee
     sender.start()
     _copy_outputs(process, buffer, tee=tee)
     code = process.wait()
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL)  # there is nobody left to hand them on to
     sender.finish()
     return 128 - code if code < 0 else code
 
