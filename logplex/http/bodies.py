@@ -23,7 +23,6 @@ class Bodies:
     """The bound of one server."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.given_up = 0  # requests closed because no room came
         self._all = _Bound(max_bytes)
         self._principals: dict[Hashable, _Bound] = {}
         self._waiting = trio.lowlevel.ParkingLot()
@@ -66,7 +65,6 @@ class Holding:
             while not self._fits():
                 await bodies._waiting.park()
             return
-        bodies.given_up += 1
         raise ClientGone
 
     def _fits(self) -> bool:

@@ -110,7 +110,11 @@ class Request:
         """
         if self._holding is None:
             self._holding = self._shared.bodies.hold(principal or self.peer)
-        await self._holding.take(count)
+        try:
+            await self._holding.take(count)
+        except ClientGone:
+            self._shared.ledger.refuse("unfinished_bodies")
+            raise
 
     async def _read_body(self, limit: int, principal: Hashable) -> None:
         wire, parser, shared = self._wire, self._parser, self._shared

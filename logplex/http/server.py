@@ -33,6 +33,7 @@ SPARE_FILES = 50
 SWEEP_SECONDS = 1.0
 PAUSE_SECONDS = 0.1  # of accepting without files; trio's serve_listeners has the same
 ACCEPTS_IN_A_ROW = 64
+STOP_SECONDS = 5.0  # more than a commit may take; what holds a reply for longer will not give one
 LEAST_IDLE_SECONDS = 1.0  # who has just connected, or been answered, is about to ask
 _OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 
@@ -63,6 +64,7 @@ class Server:
         self._shared.set_date(time.time())
         self._pausing = False
         self._poller: Poller
+        self._scope: trio.CancelScope
 
     @property
     def connections(self) -> int:
@@ -83,6 +85,7 @@ class Server:
                 helpers.start_soon(self._poller.run)
                 helpers.start_soon(self._sweep_forever)
                 async with trio.open_nursery() as connections:
+                    self._scope = connections.cancel_scope
                     for listener in listeners:
                         listener.socket.setblocking(False)
                         connections.start_soon(self._accept, listener, connections)
@@ -92,9 +95,10 @@ class Server:
             for listener in listeners:
                 listener.socket.close()
 
-    def stop(self) -> None:
-        """Accept nothing more; `serve` returns when what has begun is answered."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Accept nothing more; `serve` returns when what has begun is answered, after `seconds` in any case."""
         self._shared.stopping = True
+        self._scope.deadline = trio.current_time() + seconds
         for listener in self._listeners:
             trio.lowlevel.notify_closing(listener.socket)
             listener.socket.close()

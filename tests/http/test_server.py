@@ -369,6 +369,32 @@ async def test_stopping_answers_what_has_begun_and_closes_what_is_idle() -> None
         await running.until(lambda: len(running.nursery.child_tasks) == 0)
 
 
+async def test_stopping_does_not_wait_for_ever() -> None:
+    async def handler(request: Request) -> None:
+        await trio.sleep_forever()
+
+    async with serving({b"/": handler}) as running, running.client() as client:
+        await client.send(GET)
+        await busy(running)
+        running.server.stop(0)
+        assert await client.ended()
+        await running.until(lambda: len(running.nursery.child_tasks) == 0)
+
+
+async def test_bodies_that_find_no_room_are_closed_without_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logplex.http.bodies.WAIT_SECONDS", 0.05)
+    async with serving({b"/": echo}, unfinished_body_bytes=160_000) as running:  # 20,000 for one address
+        async with running.client() as first, running.client() as second:
+            await first.send(post(b"x" * 50_000)[:-1])
+            await running.until(lambda: running.server._shared.bodies.held > 40_000)
+            await second.send(post(b"x" * 50_000)[:-1])
+            assert await second.ended()
+            await first.send(b"x")
+            assert len((await first.answer()).body) == 50_000
+        assert running.ledger.requests_refused == {"unfinished_bodies": 1}
+        assert running.server._shared.bodies.held == 0
+
+
 async def test_at_the_bound_of_connections_the_longest_idle_makes_room() -> None:
     async with serving({b"/": no_content}, connections=3) as running, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(running.client()) for _ in range(3)]

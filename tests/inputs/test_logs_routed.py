@@ -1,0 +1,134 @@
+"""`/logs` over the real router."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from logplex.errors import Unauthorized
+from logplex.inputs.logs import Logs
+from logplex.registry.records import Principal, Token
+
+from ..core import EVERYONE, Core
+from ..http.client import HOST, Answer, Client, serving
+
+TIME = b"2026-01-01T00:00:00+00:00"
+
+
+class Registry:
+    """Knows the core's tokens by `Bearer`, and everyone by `Basic everyone`."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def authenticate(self, authorization: bytes, address: str) -> Principal | None:
+        if authorization == b"Basic everyone":
+            return EVERYONE
+        token = self._core.tokens.stored.get(authorization.removeprefix(b"Bearer ").decode())
+        return self._core.principal(token) if token else None
+
+    async def authenticate_slow(self, authorization: bytes | None, address: str) -> Principal:
+        raise Unauthorized("Not Authorized")
+
+    def is_drain_token(self, token: str) -> bool:
+        return token in self._core.tokens.drain_tokens
+
+
+def frames(*texts: bytes, app: bytes = b"app", framed: bytes = b"%d %b") -> bytes:
+    messages = [b"<13>1 %b host %b web.1 - - %b" % (TIME, app, text) for text in texts]
+    return b"".join(framed % (len(message), message) for message in messages)
+
+
+class Shipper:
+    def __init__(self, core: Core, client: Client) -> None:
+        self.core = core
+        self.token: Token = core.add_token(1)
+        self.client = client
+
+    async def post(self, body: bytes, authorization: bytes | None = None, **headers: str) -> Answer:
+        lines = [f"{name.replace('_', '-')}: {value}\r\n".encode() for name, value in headers.items()]
+        await self.client.send(
+            b"POST /logs HTTP/1.1\r\nContent-Type: application/logplex-1\r\n%bAuthorization: %b\r\n%b"
+            b"Transfer-Encoding: chunked\r\n\r\n%b0\r\n\r\n"
+            % (
+                HOST,
+                authorization or b"Bearer " + self.token.id.encode(),
+                b"".join(lines),
+                b"%x\r\n%b\r\n" % (len(body), body) if body else b"",
+            )
+        )
+        return await self.client.answer()
+
+    def texts(self) -> list[bytes]:
+        return [line.text for line in self.core.lines(1)]
+
+
+@asynccontextmanager
+async def shipping(*, lenient: bool = False) -> AsyncIterator[Shipper]:
+    core = Core()
+    logs = Logs(core.router, Registry(core), max_body_bytes=1_000_000, lenient=lenient, is_open=lambda: True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(core.committer.run)
+        async with serving({b"/logs": logs}) as running, running.client() as client:
+            yield Shipper(core, client)
+        assert core.balanced()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_acknowledged_is_there_for_readers() -> None:
+    async with shipping() as shipper:
+        assert (await shipper.post(frames(b"one", b"two"))).status == 204
+        assert shipper.texts() == [b"one", b"two"]
+        assert (await shipper.post(b"")).status == 204
+        assert shipper.texts() == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("broken", [frames(b"one")[:-1], frames(b"one") + b"\n", b"<13>1 x", b"x" + frames(b"one")])
+async def test_of_a_broken_body_nothing_is_stored(broken: bytes) -> None:
+    async with shipping() as shipper:
+        answer = await shipper.post(frames(b"good") + broken, Logplex_Msg_Count="9", X_Request_Id="1")
+        assert (answer.status, answer.body) == (400, b"Malformed log messages")
+        assert shipper.texts() == []
+        assert (await shipper.post(frames(b"good"), X_Request_Id="1")).status == 204
+        assert shipper.texts() == [b"good"]
+
+
+async def test_a_wrong_count_is_refused_or_counted() -> None:
+    for lenient in (False, True):
+        async with shipping(lenient=lenient) as shipper:
+            for count in ("1", "3", "many"):
+                answer = await shipper.post(frames(b"one", b"two"), Logplex_Msg_Count=count)
+                assert answer.status == (204 if lenient else 400)
+                assert lenient or answer.body == b"Message count mismatch"
+            assert (await shipper.post(frames(b"one", b"two"), Logplex_Msg_Count="2")).status == 204
+            assert len(shipper.texts()) == (8 if lenient else 2)
+            assert shipper.core.ledger.count_mismatches == (3 if lenient else 0)
+
+
+async def test_a_retry_is_acknowledged_and_not_stored_again() -> None:
+    async with shipping() as shipper:
+        for _ in range(3):
+            assert (await shipper.post(frames(b"one"), Logplex_Frame_Id="A")).status == 204
+        assert (await shipper.post(frames(b"two"), Logplex_Frame_Id="A")).status == 204
+        assert shipper.texts() == [b"one", b"two"]
+        assert shipper.core.ledger.duplicates == 2
+
+
+async def test_a_credential_s_messages_go_by_their_own_tokens_and_unknown_ones_are_dropped() -> None:
+    async with shipping() as shipper:
+        other = shipper.core.add_token(2, "heroku")
+        body = frames(b"mine", app=shipper.token.id.encode()) + frames(b"theirs", app=other.id.encode())
+        body += frames(b"nobody's", app=b"t.00000000-0000-4000-8000-ffffffffffff")
+        assert (await shipper.post(body, b"Basic everyone", Logplex_Msg_Count="3")).status == 204
+        assert shipper.texts() == [b"mine"]
+        [line] = shipper.core.lines(2)
+        assert (line.source, line.text) == (b"heroku", b"theirs")
+        assert shipper.core.ledger.unknown_token == 1
+
+
+async def test_losses_of_the_shipper_are_on_the_channel_s_page() -> None:
+    async with shipping() as shipper:
+        await shipper.post(frames(b"one"), Logplex_Drop_Count="8", Logplex_Lost_Count="5")
+        page = shipper.core.channel(1).page
+        assert (page.shipper_dropped, page.shipper_lost) == (8, 5)
