@@ -5,9 +5,9 @@ Rules (tests/test_fastpath.py: both paths agree on every input):
 * It takes only what it recognises to the last byte, and stops at the first frame that it does not: what it returns
   goes to the strict path (framing.py, message.py). It never guesses.
 * Text is latin-1: one decode of a whole read, and every byte stays what it is.
-* A head is `COUNT <PRI>1 TIME HOST APP PROC`. Count and priority are looked up; the middle `HOST APP PROC` is
-  looked up whole in the entries of the open group, which are learned from the strict rules and bounded.
-* Times are checked together after the scan, by one linear expression; if one is odd, the scan is undone.
+* A head is `COUNT <PRI>1 TIME HOST APP PROC`. The count is looked up; the middle ` HOST APP PROC` is looked up whole
+  in the entries of the open group, which are learned from the strict rules and bounded.
+* Priorities and times are checked together after the scan, by one linear expression; an odd one undoes the scan.
 * Nothing here allocates per message but the line itself.
 """
 
@@ -22,18 +22,18 @@ _COUNTS = tuple(f"{count} " for count in range(MAX_TEXT_BYTES + 1024))
 _ASCII_LENGTHS = {str(length): length for length in range(1, MAX_TEXT_BYTES + 1)}
 # An invalid byte becomes three (U+FFFD), so text that is not ASCII is quick only where even that fits.
 _OTHER_LENGTHS = {str(length): length for length in range(1, MAX_TEXT_BYTES // 3)}
-_PRIORITIES = frozenset(f"<{priority}>1" for priority in range(192))
-
-# RFC 3339 with a fraction of at most 6 digits, a second of at most 59 and no 29 February (the strict path knows
-# leap years): what every output takes as it is (protocol section 7).
-_TIMES = re2.compile(
-    r"(?:[0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
-    r"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])\n)*"
+# PRI 0 to 191 without leading zeros (RFC 5424 section 6.2.1), version 1, and RFC 3339 with a fraction of at most 6
+# digits, a second of at most 59 and no 29 February (the strict path knows leap years): what every output takes as it
+# is (protocol section 7). Bytes, because the library takes text apart again to count its characters.
+_STAMPS = re2.compile(
+    rb"(?:<(?:[0-9]|[1-9][0-9]|1[0-8][0-9]|19[01])>1 [0-9]{4}-"
+    rb"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
+    rb"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])\n)*"
 )
 
 
 class Entry(NamedTuple):
-    """Where the lines of one middle go: `HOST SOURCE PROC …` as rendered, its extra length, the list's append."""
+    """Where the lines of one middle go: ` HOST SOURCE PROC …` as rendered, its extra length, the list's append."""
 
     rendered: str
     extra: int
@@ -46,8 +46,8 @@ Learn = Callable[[str], Entry | None]
 
 
 def recognisable(data: bytes) -> bool:
-    """No byte in a read speaks against the quick way: CR, NUL and a blank line need the strict rules."""
-    return b"\r" not in data and b"\0" not in data and b"\n\n" not in data
+    """No byte in a read speaks against the quick way: CR and NUL need the strict rules."""
+    return b"\r" not in data and b"\0" not in data
 
 
 def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
@@ -57,19 +57,20 @@ def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
     """
     text = data.decode("latin-1")
     lengths = _ASCII_LENGTHS if text.isascii() else _OTHER_LENGTHS
-    times: list[str] = []
-    rest = _scan_standard(text, lengths, entries, learn, times)
+    stamps: list[str] = []
+    rest = _scan_standard(text, lengths, entries, learn, stamps)
     if rest:
-        rest = _scan_dialect(rest, lengths, entries, learn, times)
-    if times and not _conform(times):
-        undo(text, len(times), entries)
+        rest = _scan_dialect(rest, lengths, entries, learn, stamps)
+    if stamps and not _conform(stamps):
+        undo(text, len(stamps), entries)
         return 0, text
-    return len(times), rest
+    return len(stamps), rest
 
 
-def _conform(times: list[str]) -> bool:
-    joined = "\n".join(times) + "\n"
-    return joined.count("\n") == len(times) and _TIMES.fullmatch(joined) is not None
+def _conform(stamps: list[str]) -> bool:
+    """Whether every `<PRI>1 TIME` is one; a stamp that holds an LF would look like two."""
+    joined = "\n".join(stamps) + "\n"
+    return joined.count("\n") == len(stamps) and _STAMPS.fullmatch(joined.encode("latin-1")) is not None
 
 
 def undo(text: str, count: int, entries: Entries) -> None:
@@ -77,43 +78,56 @@ def undo(text: str, count: int, entries: Entries) -> None:
     at = 0
     for _ in range(count):
         space = text.index(" ", at)
-        middle = " ".join(text[space + 1 :].split(" ", 5)[2:5])
-        entries[middle].append.__self__.pop()  # type: ignore[attr-defined]
         at = space + 1 + int(text[at:space])
+        entry = _entry_of(text[space + 1 : at], entries)
+        entry.append.__self__.pop()  # type: ignore[attr-defined]
 
 
-def _scan_standard(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, times: list[str]) -> str:
+def _entry_of(frame: str, entries: Entries) -> Entry:
+    """The entry by which one of the scans took a frame; only one of them can have."""
+    head = frame.partition(" - - ")[0]
+    entry = entries.get(head[head.index(" ", 8) :]) if " " in head[8:] else None
+    if entry is None:
+        _, _, host, app, process, *_ = frame.split(" ", 6)
+        entry = entries[f" {host} {app} {process}"]
+    return entry
+
+
+def _scan_standard(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]) -> str:
     """Frames with MSGID `-` and SD `-`: one split of all text at what ends a head; returns what is left.
 
     Each piece is one message and the head of the next: the count says where the message ends.
     """
     pieces = text.split(" - - ")
     counts = _COUNTS
-    priorities = _PRIORITIES
-    stamp = times.append
+    stamp = stamps.append
     head = pieces[0]
     taken = 1
     for piece in pieces[1:]:
         try:
-            count, priority, time, middle = head.split(" ", 3)
+            count, rest = head.split(" ", 1)
             length = lengths[count]
+            space = rest.index(" ", 8)  # behind TIME: `<0>1 ` and three more are not enough for one
         except (KeyError, ValueError):
             break
-        size = length + len(count) - len(head) - 4
-        if size < 1 or size > len(piece) or priority not in priorities:
+        size = length - len(rest) - 5
+        if size < 1 or size > len(piece):
             break
         try:
-            rendered, extra, append = entries[middle]
+            rendered, extra, append = entries[rest[space:]]
         except KeyError:
-            entry = learn(middle)
+            entry = learn(rest[space:])
             if entry is None:
                 break
             rendered, extra, append = entry
+        when = rest[:space]
         if piece[size - 1] == "\n":
-            append(f"{counts[length + extra]}{priority} {time} {rendered}{piece[:size]}")
+            if piece[size - 2] == "\n":  # more than one LF at the end: none of them belongs to the message
+                break
+            append(f"{counts[length + extra]}{when}{rendered}{piece[:size]}")
         else:
-            append(f"{counts[length + extra + 1]}{priority} {time} {rendered}{piece[:size]}\n")
-        stamp(time)
+            append(f"{counts[length + extra + 1]}{when}{rendered}{piece[:size]}\n")
+        stamp(when)
         head = piece[size:]
         taken += 1
     if taken == len(pieces):
@@ -121,7 +135,7 @@ def _scan_standard(text: str, lengths: dict[str, int], entries: Entries, learn: 
     return " - - ".join([head, *pieces[taken:]])
 
 
-def _scan_dialect(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, times: list[str]) -> str:
+def _scan_dialect(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]) -> str:
     """Frames with or without SD `-`, one by one (`PROC - MSG`, the Logplex dialect); returns what is left."""
     at = 0
     try:
@@ -132,21 +146,24 @@ def _scan_dialect(text: str, lengths: dict[str, int], entries: Entries, learn: L
             if end > len(text):
                 break
             priority, time, host, app, process, msgid, message = text[space + 1 : end].split(" ", 6)
-            if msgid != "-" or priority not in _PRIORITIES or not message or message[0] in "[-\n":
-                if message[:2] != "- " or msgid != "-" or len(message) == 2 or priority not in _PRIORITIES:
+            if msgid != "-" or not message or message[-2:] == "\n\n":
+                break
+            if message[0] in "[-\n":
+                if message[:2] != "- " or len(message) == 2:
                     break
                 message = message[2:]
                 length -= 2
-            middle = f"{host} {app} {process}"
+            middle = f" {host} {app} {process}"
             entry = entries.get(middle) or learn(middle)
             if entry is None:
                 break
-            # What `learn` renders ends in ` - - `; the frame had ` - `, two characters less.
+            # The entry counts on ` - - ` behind the middle; the frame had ` - `, two characters less.
+            stamp = f"{priority} {time}"
             if message[-1] == "\n":
-                entry.append(f"{_COUNTS[length + 2 + entry.extra]}{priority} {time} {entry.rendered}{message}")
+                entry.append(f"{_COUNTS[length + 2 + entry.extra]}{stamp}{entry.rendered}{message}")
             else:
-                entry.append(f"{_COUNTS[length + 3 + entry.extra]}{priority} {time} {entry.rendered}{message}\n")
-            times.append(time)
+                entry.append(f"{_COUNTS[length + 3 + entry.extra]}{stamp}{entry.rendered}{message}\n")
+            stamps.append(stamp)
             at = end
     except (KeyError, ValueError):
         pass

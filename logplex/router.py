@@ -52,7 +52,7 @@ class Tokens(Protocol):
 
 
 class Route:
-    """Where the messages of one middle `HOST APP PROC` go; learned once, used until something changes."""
+    """Where the messages of one middle ` HOST APP PROC` go; learned once, used until something changes."""
 
     __slots__ = ("channel", "length", "process", "source")
 
@@ -66,9 +66,9 @@ class Route:
         """The entry of this middle in an open group."""
         form, append = group.open(self.channel)
         if form is Form.HTTP:
-            rendered = f"host {self.source} {self.process} - "
+            rendered = f" host {self.source} {self.process} - "
         else:
-            rendered = f"{_HOLE} {self.source} {self.process} - - "
+            rendered = f" {_HOLE} {self.source} {self.process} - - "
         return Entry(rendered, len(rendered) - 5 - self.length, append)
 
 
@@ -282,7 +282,7 @@ class Router:
         return True
 
     def learn(self, middle: str, part: "Part") -> Entry | None:
-        """The entry of a middle `HOST APP PROC`, when its channel is known and nothing speaks against it."""
+        """The entry of a middle ` HOST APP PROC`, when its channel is known and nothing speaks against it."""
         learned = part.way.learned
         route = learned.get(middle)
         if route is None:
@@ -298,9 +298,9 @@ class Router:
 
     def _route(self, middle: str, part: "Part") -> Route | None:
         fields = middle.split(" ")
-        if len(fields) != 3 or not middle.isascii() or not middle.isprintable():
+        if len(fields) != 4 or not middle.isascii() or not middle.isprintable():
             return None
-        host, app, process = fields
+        _, host, app, process = fields
         if not (host and app and process) or len(host) > HOST_BYTES or len(process) > PROCESS_BYTES:
             return None
         token = part.token or self._tokens.token(app)

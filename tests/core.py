@@ -36,12 +36,8 @@ class Core:
 
     def __init__(self, *, spool: Spool | None = None, history: History | None = None) -> None:
         self.tokens = FakeTokens()
-        self.channels = Channels(
-            history or NoHistory(), ring_lines=1_000_000, ring_bytes=1 << 30, rings_bytes=1 << 30
-        )
-        self.committer = Committer(
-            spool, group_seconds=0.02, timeout_seconds=3, max_uncommitted_bytes=64 << 20
-        )
+        self.channels = Channels(history or NoHistory(), ring_lines=1_000_000, ring_bytes=1 << 30, rings_bytes=1 << 30)
+        self.committer = Committer(spool, group_seconds=0.02, timeout_seconds=3, max_uncommitted_bytes=64 << 20)
         self.ledger = Ledger()
         self.window = Window(300, 1000)
         self.committer.keep = self.window.keep
