@@ -43,6 +43,10 @@ class Link(Protocol):
     def locked(self) -> int:
         """Bytes that must be offered again as they were."""
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the peer is known to want us: with TLS 1.3 it may refuse our certificate after we began to send."""
+
     def send(self, data: Buffer) -> int:
         """Offer bytes; how many were taken."""
 
@@ -109,6 +113,7 @@ class SocketLink:
     __slots__ = ("_number", "_poller", "_sock", "on_readable")
 
     locked = 0
+    accepted = True
 
     def __init__(self, sock: socket.socket, poller: Poller) -> None:
         self._sock = sock
@@ -166,6 +171,11 @@ class TlsLink(SocketLink):
         super().__init__(sock, poller)
         self._tls = sock
         self.locked = 0
+
+    @property
+    def accepted(self) -> bool:  # type: ignore[override] # a plain socket has no second thoughts
+        session = self._tls.session
+        return self._tls.version() != "TLSv1.3" or (session is not None and session.has_ticket)
 
     @property
     def version(self) -> str:

@@ -32,6 +32,7 @@ from .status import Failure
 _MARKS = 256  # not yet settled sends; then the kernel is asked, so that they stay few
 _SETTLE_SECONDS = 0.05  # first look at whether a connection after a failure works
 _LAST_SECONDS = 10.0  # for the last bytes before an idle connection is closed
+_DOUBT_SECONDS = 1.0  # TLS 1.3 without a session ticket: an alert would have come by then
 _UNEXPECTED_BYTES = 65536  # a receiver that talks that much is no syslog receiver
 
 
@@ -111,7 +112,7 @@ class SyslogDelivery(Delivery):
 
     def settle(self) -> None:
         link = self.link
-        if link is None or not self._marks:
+        if link is None or not self._marks or not self._counts(link):
             return
         waiting = len(self._rest) if self._rest is not None else 0
         arrived = self._bytes - waiting - link.unacknowledged()
@@ -142,7 +143,7 @@ class SyslogDelivery(Delivery):
         self.link = link
         self.settle()
         self.link = None
-        if not self._marks or not self._plain or arrived <= self._settled:
+        if not self._marks or not self._counts(link) or not self._plain or arrived <= self._settled:
             return
         mark = self._marks[0]
         held = self.channel.recent(self.state.cursor, 1)
@@ -193,6 +194,10 @@ class SyslogDelivery(Delivery):
             state.delivered_at = mark.at
         self._settled = mark.bytes
         self.site.dirty.add(self)
+
+    def _counts(self, link: Link) -> bool:
+        """Whether what the peer's kernel has acknowledged has arrived: not while its TLS may still turn us away."""
+        return link.accepted or trio.current_time() - self.connected_at >= _DOUBT_SECONDS
 
     def _ends(self) -> bool:
         return self.until is not None and self.sent >= self.until

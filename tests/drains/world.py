@@ -263,7 +263,7 @@ async def http_receiver(
                 stream.socket.close()
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(_serve, handle)
+        listeners = await nursery.start(serve, handle)
         receiver = Receiver(listeners[0].socket.getsockname()[1], listeners[0], receive)
         yield receiver
         nursery.cancel_scope.cancel()
@@ -292,13 +292,13 @@ async def syslog_receiver(*, context: ssl.SSLContext | None = None, port: int = 
                 stream.socket.close()
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(_serve, handle, port)
+        listeners = await nursery.start(serve, handle, port)
         receiver = Receiver(listeners[0].socket.getsockname()[1], listeners[0])
         yield receiver
         nursery.cancel_scope.cancel()
 
 
-async def _serve(
+async def serve(
     handle: Callable[[trio.SocketStream], Awaitable[None]],
     port: int = 0,
     *,
