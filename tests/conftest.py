@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 import hypothesis
 import pytest
 
+from logplex.config import LISTENERS
+
 hypothesis.settings.register_profile("developer", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "developer")
@@ -82,7 +84,7 @@ class Server:
                 self._process.wait(STOP_SECONDS)
                 pytest.fail(f"the server ended with {self._process.returncode}:\n{self.output()}")
             if event.get("event") == "ready":
-                self.addresses = {key: value for key, value in event.items() if isinstance(value, str)}
+                self.addresses = {name: event[name] for name in LISTENERS if name in event}
                 return self
 
     def _read_log(self, process: subprocess.Popen[str], seen: queue.SimpleQueue[dict[str, Any] | None]) -> None:
