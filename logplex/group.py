@@ -5,6 +5,7 @@ Invariants (a model test in tests/test_group.py):
 * The lines of one channel stay in the order in which they were taken; positions are given at `seal`, without gaps,
   and groups are sealed in the order in which they commit.
 * A line is counted `received` (or `own`) when it is sealed, and `writing` from then until its group is settled.
+* Lines are joined into pieces while they are still in the processor's cache (`compact`); a list stays the same object.
 * Lines of one channel have the form that the channel had at the first of them; the `odd` ones are RAW.
 * Whoever waits for the group's commit waits on `settled`, which also says how it ended.
 """
@@ -21,6 +22,8 @@ from .dedupe import First
 from .fastpath import Entries
 
 MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
+COMPACT_BYTES = 256 * 1024  # of new lines; what a core's cache holds beside the rest
+COMPACT_CHANNEL_BYTES = 1024  # of new lines a channel, or joining costs more than it saves
 SAMPLE_LINES = 256  # of the first batch of a channel: how many lines fit into the next ones follows from it
 
 
@@ -30,6 +33,13 @@ class Outcome(Enum):
     DONE = "done"  # as durable as was promised
     MEMORY = "memory"  # shown, but only in memory: 204 carries `Logplex-Durability: memory`
     HELD = "held"  # still not committed, and nobody can say when: close, so that shippers retry
+
+
+class Piece(NamedTuple):
+    """Lines that are joined already."""
+
+    count: int
+    data: bytes
 
 
 class Sealed(NamedTuple):
@@ -43,10 +53,12 @@ class Group:
     """Lines in the order of their arrival, by channel; filled by the router, sealed by the committer."""
 
     __slots__ = (
+        "_compact_at",
         "_forms",
         "_lines",
         "_odd",
         "_own",
+        "_pieces",
         "_settled",
         "bytes",
         "entries",
@@ -64,6 +76,8 @@ class Group:
         self.touched: set[Channel] = set()  # channels whose page changed though they may get no line
         self.outcome: Outcome | None = None
         self._lines: dict[Channel, list[str]] = {}
+        self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in `_lines`
+        self._compact_at = COMPACT_BYTES
         self._forms: dict[Channel, Form] = {}
         self._odd: dict[Channel, dict[int, bool]] = {}  # index → tails only
         self._own: dict[Channel, int] = {}
@@ -88,7 +102,23 @@ class Group:
 
     def open_lines(self, channel: Channel) -> int:
         """Lines of the channel that are not sealed yet."""
-        return len(self._lines.get(channel, ()))
+        joined = sum(piece.count for piece in self._pieces.get(channel, ()))
+        return joined + len(self._lines.get(channel, ()))
+
+    def compact(self) -> None:
+        """Join what has gathered, when it is worth it; to be called now and then while the group fills."""
+        if self.bytes < self._compact_at:
+            return
+        if self.bytes - self._compact_at + COMPACT_BYTES < COMPACT_CHANNEL_BYTES * len(self._lines):
+            return
+        self._compact_at = self.bytes + COMPACT_BYTES
+        for channel, lines in self._lines.items():
+            if lines and channel not in self._odd:
+                pieces = self._pieces.setdefault(channel, [])
+                pieces += [
+                    Piece(batch.count, batch.data) for batch in _batches(lines, 0, 0, Form.RAW, tails_only=False)
+                ]
+                lines.clear()
 
     def forget(self, channel: Channel) -> int:
         """The channel was deleted: give up its lines and return their number."""
@@ -96,21 +126,30 @@ class Group:
         self._own.pop(channel, None)
         self.touched.discard(channel)
         self.entries.clear()
-        return len(self._lines.pop(channel, ()))
+        lines = self.open_lines(channel)
+        self._lines.pop(channel, None)
+        self._pieces.pop(channel, None)
+        return lines
 
     def seal(self, at: int) -> list[Sealed]:
         """Number all lines, received at `at` (unix ms), and render them into batches."""
         sealed = []
         for channel, lines in self._lines.items():
-            if not lines:  # a scan that was undone
+            pieces = self._pieces.get(channel)
+            if not lines and not pieces:  # a scan that was undone
                 continue
-            odd = self._odd.get(channel)
-            if odd is None:
-                batches = _batches(lines, channel.numbered, at, self._forms[channel], tails_only=False)
+            form = self._forms[channel]
+            first = channel.numbered
+            batches: list[Batch] = []
+            if pieces is not None:
+                batches = _joined_batches(pieces, first, at, form)
+                first = batches[-1].end
+            if odd := self._odd.get(channel):
+                batches += _mixed_batches(lines, odd, first, at, form)
             else:
-                batches = _mixed_batches(lines, odd, channel.numbered, at, self._forms[channel])
+                batches += _batches(lines, first, at, form, tails_only=False)
+            count = batches[-1].end - channel.numbered
             own = self._own.get(channel, 0)
-            count = len(lines)
             channel.numbered += count
             page = channel.page
             page.received += count - own
@@ -118,6 +157,7 @@ class Group:
             page.writing += count
             sealed.append(Sealed(channel, batches))
         self._lines = {}
+        self._pieces = {}
         self.entries = {}
         return sealed
 
@@ -171,6 +211,24 @@ class Group:
         self._odd.setdefault(channel, {})[len(lines)] = tails_only
         lines.append(frame.decode("latin-1"))
         self.bytes += len(frame)
+
+
+def _joined_batches(pieces: list[Piece], first: int, at: int, form: Form) -> list[Batch]:
+    """Pieces put together up to about MAX_BATCH_BYTES; one that is larger stays as it is."""
+    batches = []
+    parts: list[bytes] = []
+    count = size = 0
+    for piece in pieces:
+        if parts and size + len(piece.data) > MAX_BATCH_BYTES:
+            batches.append(Batch(first, count, at, form, b"".join(parts)))
+            first += count
+            parts = []
+            count = size = 0
+        parts.append(piece.data)
+        count += piece.count
+        size += len(piece.data)
+    batches.append(Batch(first, count, at, form, b"".join(parts)))
+    return batches
 
 
 def _batches(lines: list[str], first: int, at: int, form: Form, *, tails_only: bool) -> list[Batch]:

@@ -424,6 +424,7 @@ class Stream:
                 part.fast += taken
                 part.frames += taken
                 group.bytes += len(data) - len(text) + 40 * taken
+                group.compact()
                 if not text:
                     self._rest = b""
                     router._count(part)
