@@ -59,7 +59,7 @@ class Connection:
         wire, shared = self.wire, self._shared
         settings = shared.settings
         parser = RequestParser(settings.max_header_bytes)
-        rest = b""
+        rest, at = b"", 0  # what was read behind a request, and how far it is parsed
         in_a_row = 0
         try:
             if context is not None:
@@ -70,7 +70,9 @@ class Connection:
                     in_a_row += 1
                     if in_a_row % REQUESTS_IN_A_ROW == 0:
                         await trio.lowlevel.checkpoint()
-                    rest = rest[parser.feed(rest, 0, len(rest)) :]
+                    at = parser.feed(rest, at, len(rest))
+                    if at == len(rest):
+                        rest, at = b"", 0
                 while parser.head is None:
                     count = await wire.receive(shared.buffer)
                     if count == 0:
@@ -93,7 +95,7 @@ class Connection:
                     else:
                         wire.say_goodbye()
                     return
-                rest = rest or request.take_rest()
+                rest = rest or request.take_rest()  # never both: a body is read on only when all was parsed
                 parser.reset()
                 self._served = True
                 self.busy = bool(rest)

@@ -25,16 +25,16 @@ class Pollable(Protocol):
 
 
 class Poller:
-    """All sockets of a server; `run` is its task, and closes it at its end."""
+    """All sockets of a server; `run` is its task."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._members: dict[int, Pollable] = {}
 
     def add(self, descriptor: int, member: Pollable) -> None:
-        """Have `member.ready` called from now on, at first for what is so already."""
-        self._members[descriptor] = member
+        """Have `member.ready` called from now on, at first for what is so already. Raises OSError."""
         self._epoll.register(descriptor, _ALL)
+        self._members[descriptor] = member
 
     def remove(self, descriptor: int) -> None:
         """Forget a socket, just before it is closed (the kernel then forgets it too)."""
@@ -42,12 +42,15 @@ class Poller:
 
     async def run(self) -> None:
         """Wait and tell, until cancelled."""
-        members = self._members
-        with self._epoll as epoll:
-            descriptor = epoll.fileno()
-            while True:
-                await trio.lowlevel.wait_readable(descriptor)
-                for ready, events in epoll.poll(0, EVENTS_AT_ONCE):
-                    member = members.get(ready)
-                    if member is not None:
-                        member.ready(events)
+        members, epoll = self._members, self._epoll
+        descriptor = epoll.fileno()
+        while True:
+            await trio.lowlevel.wait_readable(descriptor)
+            for ready, events in epoll.poll(0, EVENTS_AT_ONCE):
+                member = members.get(ready)
+                if member is not None:
+                    member.ready(events)
+
+    def close(self) -> None:
+        """After `run` and after the last `add`."""
+        self._epoll.close()

@@ -61,7 +61,6 @@ class Server:
         self._shared = Shared(
             settings=settings, ledger=ledger, clock=clock, bodies=Bodies(settings.unfinished_body_bytes)
         )
-        self._shared.set_date(time.time())
         self._pausing = False
         self._poller: Poller
         self._scope: trio.CancelScope
@@ -80,6 +79,7 @@ class Server:
         """Serve until `stop` was called and the last request answered. Cancelled, it closes everything at once."""
         self._listeners = listeners
         self._poller = Poller()
+        self._shared.set_date(time.time())
         try:
             async with trio.open_nursery() as helpers:
                 helpers.start_soon(self._poller.run)
@@ -92,6 +92,7 @@ class Server:
                     task_status.started()
                 helpers.cancel_scope.cancel()
         finally:
+            self._poller.close()
             for listener in listeners:
                 listener.socket.close()
 
@@ -157,9 +158,12 @@ class Server:
 
     def _connect(self, client: socket.socket, peer: str, listener: Listener, nursery: trio.Nursery) -> None:
         client.setblocking(False)
-        with suppress(OSError):  # reset already, as its task will find out
+        try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        wire = Wire(client, self._poller, self._clock)
+            wire = Wire(client, self._poller, self._clock)
+        except OSError:  # reset already, or no memory of the kernel's for one more (epoll_ctl(2): ENOMEM, ENOSPC)
+            client.close()
+            return
         connection = Connection(wire, self._shared, peer.removeprefix("::ffff:"), self._connections)
         nursery.start_soon(connection.run, listener.routes, listener.context, name="http connection")
 

@@ -20,7 +20,8 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from .poller import ENDED, READABLE, Poller
 from .refusal import ClientGone
 
-SEND_STALL_SECONDS = 60.0  # nginx' send_timeout: a client that takes nothing for so long has gone
+SEND_SECONDS = 60.0  # nginx' send_timeout; in it a client takes at least
+SEND_BYTES = 64 * 1024  # or has gone: a trickle would hold an answer's memory for hours
 PACE_SECONDS = 10.0  # over which the least speed of a body is measured
 UNSENT_BYTES = 128 * 1024  # of a stream in the kernel: a thousand slow tails must not take gigabytes
 
@@ -200,16 +201,18 @@ class Wire:
         if sent == len(data):
             return
         rest = memoryview(data)[sent:]
-        self.due_in(SEND_STALL_SECONDS)
+        self.due_in(SEND_SECONDS)
+        due_left = len(rest)  # how much was left when the deadline was set
         while rest:
             sent = self.send_nowait(rest)
             rest = rest[sent:]
-            if sent:
-                self.due_in(SEND_STALL_SECONDS)
-                continue  # only a write that takes nothing has the kernel tell when there is room
-            await self.wait()
-            if self.overdue:
-                raise ClientGone
+            if due_left - len(rest) >= SEND_BYTES:
+                self.due_in(SEND_SECONDS)
+                due_left = len(rest)
+            if sent == 0:  # only after a write that takes nothing the kernel tells when there is room
+                await self.wait()
+                if self.overdue:
+                    raise ClientGone
         self.not_due()
 
     def prepare_stream(self) -> None:

@@ -224,6 +224,15 @@ async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None
         assert running.ledger.requests_refused == {}
 
 
+async def test_what_is_overdue_is_looked_for_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logplex.http.server.SWEEP_SECONDS", 0.01)
+    async with serving({b"/": echo}) as running, running.client() as client:
+        await client.send(GET[:10])
+        await busy(running)
+        running.clock.now += 11.0
+        assert (await client.answer()).status == 408
+
+
 async def test_a_slow_body_is_408() -> None:
     async with serving({b"/": echo}, body_bytes_per_second=100) as running, running.client() as client:
         await client.send(post(b"x" * 5000)[:-5000])
