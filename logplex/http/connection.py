@@ -73,6 +73,8 @@ class Connection:
                     at = parser.feed(rest, at, len(rest))
                     if at == len(rest):
                         rest, at = b"", 0
+                    if parser.head is None:
+                        wire.due_in(settings.header_seconds)
                 while parser.head is None:
                     count = await wire.receive(shared.buffer)
                     if count == 0:
@@ -156,10 +158,8 @@ class Connection:
 
     async def _linger(self) -> None:
         wire = self.wire
-        if wire.overdue:
-            return
         wire.say_goodbye()
-        wire.due_in(LINGER_SECONDS)
+        wire.due_in(LINGER_SECONDS)  # nothing is read any more of a client that was too slow
         until = wire.received + LINGER_BYTES
         while wire.received < until and await wire.receive(self._shared.buffer):
             await trio.lowlevel.checkpoint()

@@ -142,6 +142,7 @@ class Request:
                 self._rest = bytes(memoryview(shared.buffer)[end:count])
             if parser.body_bytes > UNCOUNTED_BYTES:
                 left = wire.deadline - shared.clock()
+                wire.not_due()
                 await self.hold(parser.body_bytes - (before if self._holding else 0), principal=principal)
                 wire.deadline = shared.clock() + left  # the client is not slow while we do not read
         wire.not_due()

@@ -210,6 +210,14 @@ async def test_a_slow_header_is_408() -> None:
         assert running.ledger.requests_refused == {"http_slow_header": 1}
 
 
+async def test_a_slow_header_behind_another_request_is_408_too() -> None:
+    async with serving({b"/": echo}, header_seconds=10.0) as running, running.client() as client:
+        await client.send(GET + GET[:10])
+        assert (await client.answer()).status == 200
+        running.later(11.0)
+        assert (await client.answer()).status == 408
+
+
 async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
     async with serving({b"/": echo}, header_seconds=10.0, idle_connection_seconds=300.0) as running:
         async with running.client() as silent, running.client() as idle:
