@@ -12,7 +12,8 @@ Rules:
   kernel did not take, and reads on by itself again.
 * Positions that nobody holds any more are told once, exactly, as L11, whatever the filter; but not those that were
   backlog, which the reader was never promised.
-* The tail ends when the peer goes, when it takes no byte for `STALL_SECONDS`, and when it is told to end.
+* The tail ends when the peer goes, when it takes no byte for `STALL_SECONDS`, when it is told to end, and when the
+  time has come up to which its filter lets lines pass.
 """
 
 import math
@@ -166,7 +167,10 @@ class Tail:
         Raises trio.BrokenResourceError when the peer went away or takes nothing any more.
         """
         try:
-            while not self._is_over():
+            while self._ending is None:
+                if self._seconds_left() <= 0:
+                    await self.backlog(self.channel.head)
+                    return
                 await fans.reach(self.cursor)
                 if self.cursor < fans.cursor:
                     await self._step(fans.cursor, fans.heartbeat_seconds)
@@ -268,6 +272,3 @@ class Tail:
     def _seconds_left(self) -> float:
         until = self.view.filter.until
         return math.inf if until is None else max(0.0, until / 1000 - time.time())
-
-    def _is_over(self) -> bool:
-        return self._ending is not None or self._seconds_left() <= 0

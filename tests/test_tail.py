@@ -1,6 +1,7 @@
 """Tails and their fan-out: nothing is missing, nothing comes twice, and what is gone is counted."""
 
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -382,13 +383,19 @@ async def test_a_tail_ends_when_its_peer_goes_and_when_it_reads_nothing(
         assert len(tails) == 0
 
 
-async def test_a_tail_with_until_ends_then(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_tail_ends_at_the_time_up_to_which_its_filter_lets_lines_pass(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     source = Source()
-    source.number(1)
+    source.number(2)
+    source.write(b"2", at=AT + 1000)
     async with running() as (tails, _):
-        socket = Socket()
-        await tails.follow(Tail(source.channel, socket, plain(until=AT / 1000 + 1), Start(0, 0, AT)))
-        assert socket.taken == b""
+        past = Socket()
+        await tails.follow(Tail(source.channel, past, plain(until=AT / 1000 + 1), Start(0, 0, AT)))
+        assert account(past.taken) == [0, 1]
+        soon = Socket()
+        await tails.follow(Tail(source.channel, soon, plain(until=time.time() + 0.02), Start(1, 1, AT)))
+        assert soon.taken == b"T app[web.1]: 1\nT app[web.1]: 2\n"
 
 
 async def test_forbidden_tails_end_with_l20_even_when_their_peer_was_slow(
