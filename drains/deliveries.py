@@ -235,19 +235,17 @@ class Deliveries:
                 return UdpDelivery(spec, channel, state, self._site, until=until)
 
     async def _supervise(self, delivery: Delivery) -> None:
-        while not delivery.stopped:
-            try:
-                with delivery.scope:
+        with delivery.scope:
+            while not delivery.stopped:
+                try:
                     if delivery.fresh:
                         await find_start(delivery)
                     await delivery.run()
-                return
-            except Exception as exc:  # noqa: BLE001 - this is the supervisor
-                self.crashes += 1
-                _log.exception("drain_crashed", drain=delivery.spec.id, app=delivery.channel.name)
-                wait = delivery.crashed(exc)
-            with delivery.scope:
-                await trio.sleep(wait)
+                    return
+                except Exception:  # noqa: BLE001 - this is the supervisor
+                    self.crashes += 1
+                    _log.exception("drain_crashed", drain=delivery.spec.id, app=delivery.channel.name)
+                await trio.sleep(delivery.crashed())
 
     async def _supervise_replay(self, drain_id: int, replay: Delivery) -> None:
         try:

@@ -315,7 +315,7 @@ class Delivery:
         """End a `park` as if its deadline had come."""
         self._parked.cancel()
 
-    def crashed(self, exc: Exception) -> float:
+    def crashed(self) -> float:
         """Our own code failed: remember it as an error, and say how long to wait before the next try."""
         self.error = LastError("crash", "an error of this server, see its log", None, self.site.wall())
         self._enter(State.BACKING_OFF)

@@ -62,6 +62,7 @@ class HttpDelivery(Delivery):
         self._answer: Answer | None = None
         self._request: Request | None = None
         self._deadline = 0.0
+        self._used_at = 0.0  # when the last request began
         self._rest: memoryview | None = None
         self._held = 0
         self._reads = 0
@@ -259,7 +260,8 @@ class HttpDelivery(Delivery):
         self._reads = 0
         if self._answer is not None:
             self._answer.next()
-        self._deadline = trio.current_time() + self.site.limits.request_seconds
+        self._used_at = trio.current_time()
+        self._deadline = self._used_at + self.site.limits.request_seconds
         self.hasten(self._deadline)
         taken = link.send_parts(parts)
         left = len(first) + request.size - taken
@@ -414,15 +416,18 @@ class HttpDelivery(Delivery):
             self.site.dirty.add(self)
 
     async def _idle(self, life_end: float) -> bool:
+        """Caught up: `notify` sends from here on. False when nothing was sent for a while."""
+        deadline = min(max(self._used_at, self.connected_at) + self.site.limits.idle_seconds, life_end)
+        if trio.current_time() >= deadline:
+            return False
         self._ready = self._inline and self.state.cut is None
         self.idle()
-        deadline = min(trio.current_time() + self.site.limits.idle_seconds, life_end)
         try:
-            woken = await self.park(deadline)
+            await self.park(deadline)
         finally:
             self._ready = False
         self.busy()
-        return woken or self._request is not None or trio.current_time() < deadline
+        return True
 
     @property
     def _seconds(self) -> str:

@@ -1,0 +1,73 @@
+"""A link in memory, for tests on a mock clock: what was sent is a list, what arrives is put in by the test."""
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from drains.link import Buffer
+from drains.spec import DrainSpec
+
+
+class MemoryLink:
+    """Takes everything; acknowledges what the test says (all of it, at first)."""
+
+    locked = 0
+    accepted = True
+
+    def __init__(self) -> None:
+        self.sent = bytearray()
+        self.unread: list[bytes] = []
+        self.closed = False
+        self.held = 0
+        self.on_readable: Callable[[], None] = lambda: None
+
+    def send(self, data: Buffer) -> int:
+        self.sent += data
+        return len(data)
+
+    def send_parts(self, parts: Sequence[bytes]) -> int:
+        return self.send(b"".join(parts))
+
+    def recv(self) -> bytes | None:
+        return self.unread.pop(0) if self.unread else None
+
+    def unacknowledged(self) -> int:
+        return self.held
+
+    def pause(self) -> None:
+        """Nothing watches a link in memory."""
+
+    def watch(self) -> None:
+        """Nothing watches a link in memory."""
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def answer(self, data: bytes) -> None:
+        """What the receiver says."""
+        self.unread.append(data)
+        self.on_readable()
+
+
+class Door:
+    """Dials links in memory, or fails as the test says."""
+
+    def __init__(self) -> None:
+        self.links: list[MemoryLink] = []
+        self.dialled_at: list[float] = []
+        self.failures: list[Exception] = []
+
+    async def dial(self, spec: DrainSpec, app: int) -> MemoryLink:
+        await trio.lowlevel.checkpoint()
+        self.dialled_at.append(trio.current_time())
+        if self.failures:
+            raise self.failures.pop(0)
+        self.links.append(MemoryLink())
+        return self.links[-1]
+
+    @property
+    def link(self) -> MemoryLink:
+        return self.links[-1]

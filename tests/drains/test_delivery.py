@@ -1,0 +1,284 @@
+"""The delivery loop in memory, on a mock clock: when it dials, waits, closes and tells."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from drains.delivery import Delivery, Site
+from drains.http import HttpDelivery
+from drains.limits import Limits, Share
+from drains.state import DrainState
+from drains.status import Failure, State
+from drains.syslog import SyslogDelivery
+
+from .memory import Door
+from .world import OK, World, spec, texts
+
+BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 7200\r\n\r\n"
+
+
+class Rig:
+    """A delivery, its world, and a door that opens links in memory."""
+
+    def __init__(self, url: str, limits: Limits | None = None, **options: object) -> None:
+        limits = limits or Limits()
+        self.world = World()
+        self.door = Door()
+        self.site = Site(
+            limits=limits,
+            dial=self.door.dial,
+            tell=self.world.tell,
+            version="0.0",
+            rendered=Share(limits.rendered_bytes, limits.rendered_bytes),
+            connections=Share(limits.connections, limits.connections),
+            wall=lambda: 1_770_000_000 + trio.current_time(),
+        )
+        kind = HttpDelivery if url.startswith("http") else SyslogDelivery
+        state = DrainState(7, 1, self.world.channel.epoch, 0)
+        self.delivery: Delivery = kind(spec(url, **options), self.world.channel, state, self.site)
+
+    def write(self, *lines: bytes) -> None:
+        self.world.write(*lines)
+
+    async def quiet(self) -> None:
+        await wait_all_tasks_blocked()
+
+
+async def test_an_idle_http_connection_is_closed_after_144_seconds(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example")
+    nursery.start_soon(rig.delivery.run)
+    await rig.quiet()
+    assert rig.door.links == []
+    rig.write(b"a")
+    await rig.quiet()
+    rig.door.link.answer(OK)
+    await trio.sleep(143)
+    assert not rig.door.link.closed
+    await trio.sleep(2)
+    assert rig.door.link.closed
+    assert rig.site.connections.used == 0
+    rig.write(b"b")
+    await rig.quiet()
+    assert len(rig.door.links) == 2
+    assert rig.door.link.sent.endswith(b" - b\n")
+
+
+@pytest.mark.parametrize("url", ["http://a.example", "syslog://a.example"])
+async def test_a_connection_is_renewed_after_five_hours(
+    url: str, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig(url)
+    nursery.start_soon(rig.delivery.run)
+    await rig.quiet()
+    for _ in range(5 * 60 + 2):
+        rig.write(b"a")
+        await rig.quiet()
+        if url.startswith("http"):
+            rig.door.link.answer(OK)
+        await trio.sleep(60)
+    assert len(rig.door.links) == 2
+    assert rig.delivery.error is None
+    rig.delivery.settle()
+    assert rig.delivery.state.delivered == 302
+
+
+async def test_a_busy_syslog_connection_is_not_taken_for_idle(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("syslog://a.example")
+    nursery.start_soon(rig.delivery.run)
+    for _ in range(20):
+        rig.write(b"a")
+        await trio.sleep(100)
+    assert len(rig.door.links) == 1
+    await trio.sleep(300)
+    assert rig.door.link.closed
+    assert rig.delivery.state.delivered == 20
+
+
+async def test_a_request_takes_30_seconds_at_most(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    rig = Rig("http://a.example")
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    rig.door.link.answer(OK)
+    await trio.sleep(100)
+    rig.write(b"b")  # sent in the commit, while the task waits for the connection to be idle for 144 s
+    await trio.sleep(29)
+    assert not rig.door.links[0].closed
+    await trio.sleep(2)
+    assert rig.door.links[0].closed
+    assert rig.delivery.error is not None
+    assert rig.delivery.error.kind == "timeout"
+    assert rig.delivery.state.cut == (1, 2)
+
+
+async def test_a_dribbling_answer_is_read_ever_less_often(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    rig = Rig("http://a.example")
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    watched: list[float] = []
+    link = rig.door.link
+    link.watch = lambda: watched.append(trio.current_time())  # type: ignore[method-assign]
+    for byte in b"HTTP/1.1 200":
+        link.answer(bytes([byte]))
+        await rig.quiet()
+    await trio.sleep(40)
+    assert link.closed
+    assert len(watched) < 20
+
+
+async def test_failures_back_off_up_to_five_minutes_and_are_told_once(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("https://user:secret@a.example/path?key=secret")
+    rig.door.failures = [Failure("refused", "connection refused") for _ in range(40)]
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    assert rig.delivery.status().state is State.BACKING_OFF
+    assert rig.delivery.status().until is not None
+    while len(rig.door.dialled_at) < 40:
+        rig.write(b"more")
+        await trio.sleep(10)
+    waits = [later - earlier for earlier, later in zip(rig.door.dialled_at, rig.door.dialled_at[1:], strict=False)]
+    for number, wait in enumerate(waits):
+        assert 0.099 <= wait <= min(300, 2**number) + 0.001
+    assert max(waits) > 60
+    assert len(rig.world.told) == 1
+    assert b"https://a.example:443/path" in rig.world.told[0][1]
+    assert b"secret" not in rig.world.told[0][1]
+    for _ in range(3010):
+        if not rig.door.links:
+            await trio.sleep(0.1)
+    rig.door.link.answer(OK)
+    assert len(rig.world.told) == 2
+    assert rig.world.told[1][0] == 174
+    assert rig.delivery.status().to_dict()["state"] == "delivering"
+
+
+async def test_at_most_two_lines_are_told_in_ten_minutes(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    rig = Rig("http://a.example")
+    nursery.start_soon(rig.delivery.run)
+    for _ in range(30):
+        rig.door.failures = [Failure("refused", "connection refused")]
+        rig.write(b"a")
+        await trio.sleep(2)
+        rig.door.link.answer(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        await trio.sleep(10)
+    assert len(rig.world.told) == 2
+    await trio.sleep(600)
+    rig.door.failures = [Failure("refused", "connection refused")]
+    rig.write(b"a")
+    await rig.quiet()
+    assert len(rig.world.told) == 3
+
+
+async def test_retry_after_is_honoured_up_to_an_hour(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    rig = Rig("http://a.example")
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    rig.door.link.answer(BUSY)
+    await rig.quiet()
+    assert rig.delivery.waits_beyond(rig.site.wall() + 3599)
+    await trio.sleep(3599)
+    assert len(rig.door.links) == 1
+    await trio.sleep(2)
+    assert len(rig.door.links) == 2
+
+
+async def test_a_refusal_by_policy_is_a_state_of_its_own_and_retried(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example")
+    rig.door.failures = [Failure("policy", "loopback address")]
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    assert rig.delivery.status().state is State.REFUSED
+    await trio.sleep(2)
+    assert rig.door.links
+
+
+async def test_what_is_not_acknowledged_stays_pending(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    rig = Rig("syslog://a.example")
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    rig.write(b"b", b"c")
+    link = rig.door.link
+    assert texts(bytes(link.sent)) == [b"a", b"b", b"c"]
+    frame = len(link.sent) // 3
+    for held, pending in ((3 * frame, 3), (2 * frame + 1, 3), (2 * frame, 2), (1, 2), (0, 0)):
+        link.held = held
+        assert rig.delivery.status().pending == pending
+        assert rig.delivery.state.balances()
+
+
+async def test_after_a_break_nothing_that_was_not_covered_is_missing(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("syslog://a.example")
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    rig.write(b"b", b"c", b"d")
+    first = rig.door.link
+    first.held = len(first.sent) // 4 + 3
+    first.answer(b"")
+    await trio.sleep(1)
+    second = rig.door.link
+    assert second is not first
+    assert texts(bytes(second.sent)) == [b"c", b"d"]
+    assert rig.delivery.status().delivered == 4
+
+
+async def test_a_bug_in_notify_reaches_only_the_drains_own_task(autojump_clock: MockClock) -> None:
+    rig = Rig("syslog://a.example")
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012 - the nursery raises what its task did
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.delivery.run)
+            rig.write(b"a")
+            await rig.quiet()
+            rig.door.link.send = None  # type: ignore[assignment,method-assign]
+            rig.write(b"b")
+            await rig.quiet()
+    assert caught.group_contains(TypeError)
+
+
+async def test_a_link_that_is_idle_is_given_up_when_connections_are_short(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("syslog://a.example")
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    assert rig.delivery.drop_idle_link()
+    await trio.sleep(0.1)
+    assert rig.door.link.closed
+    assert not rig.delivery.drop_idle_link()
+    rig.write(b"b")
+    await rig.quiet()
+    assert texts(bytes(rig.door.link.sent)) == [b"b"]
+
+
+async def test_linger_gathers_lines(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    rig = Rig("http://a.example", linger=2)
+    nursery.start_soon(rig.delivery.run)
+    for number in range(10):
+        rig.write(b"%d" % number)
+        await trio.sleep(0.15)
+    await trio.sleep(1)
+    assert len(rig.door.links) == 1
+    assert b"Logplex-Msg-Count: 10\r\n" in rig.door.link.sent
+    rig.door.link.answer(OK)
+    rig.write(b"more")
+    await rig.quiet()
+    assert rig.door.link.sent.count(b"POST") == 1
+    rig.delivery.hurry()
+    await rig.quiet()
+    assert rig.door.link.sent.count(b"POST") == 2
