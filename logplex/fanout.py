@@ -21,7 +21,7 @@ import trio
 from .batch import Batch
 from .channel import Channel
 from .rendering import L20, SLICE_SECONDS, View, id_block, notice, overflow, render
-from .tail import STEP_BYTES, Tail
+from .tail import Tail, read_on
 
 PAUSE_SECONDS_PER_WRITE = 5e-6  # about what a write takes: the fan-out of a channel has at most half of the core
 MIN_PAUSE_SECONDS = 0.001  # shorter ones are not worth a timer
@@ -103,7 +103,7 @@ class Fanout:
     async def _round(self) -> int:
         """Show what is next; the number of writes."""
         channel, cursor = self.channel, self.cursor
-        lost, batches = await channel.read(cursor, STEP_BYTES)
+        lost, batches = await read_on(channel, cursor)
         if channel.removed:
             for tail in self.tails:
                 tail.end()

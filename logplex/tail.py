@@ -12,6 +12,8 @@ Rules:
   kernel did not take, and reads on by itself again.
 * Positions that nobody holds any more are told once, exactly, as L11, whatever the filter; but not those that were
   backlog, which the reader was never promised.
+* A spool that cannot be read (StoreError) ends no tail: backlog is what the ring holds, and a reader who is behind
+  it goes on there, told by L11 what it misses.
 * The tail ends when the peer goes, when it takes no byte for `STALL_SECONDS`, when it is told to end, and when the
   time has come up to which its filter lets lines pass.
 """
@@ -23,7 +25,9 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from .channel import Channel
+from .batch import Batch
+from .channel import Channel, Reading
+from .errors import StoreError
 from .filters import Filter
 from .rendering import SLICE_SECONDS, Id, View, id_block, notice, overflow, render
 
@@ -69,6 +73,15 @@ class Fans(Protocol):
         """Wait until the fan-out is at `cursor` or further."""
 
 
+async def read_on(channel: Channel, cursor: int) -> Reading:
+    """What is held from `cursor` on; where the spool fails, what the ring holds."""
+    try:
+        return await channel.read(cursor, STEP_BYTES)
+    except StoreError:
+        oldest = channel.ring_oldest
+        return Reading(max(0, oldest - cursor), channel.recent(oldest, STEP_BYTES) or [])
+
+
 async def start_at_backlog(channel: Channel, filter: Filter, num: int) -> Start:
     """Where the newest `num` lines that match begin; walks back as far as it must, a bounded step at a time."""
     head = end = channel.head
@@ -78,7 +91,7 @@ async def start_at_backlog(channel: Channel, filter: Filter, num: int) -> Start:
     if filter.trivial:
         return Start(max(0, min(head, channel.oldest), head - num), head, now)
     found, position = 0, head
-    while batches := await channel.read_back(end, STEP_BYTES):
+    while batches := await _read_back(channel, end):
         for batch in reversed(batches):
             if filter.since is not None and batch.at < filter.since:
                 return Start(position, head, now)
@@ -102,7 +115,7 @@ async def start_at_time(channel: Channel, since: int) -> Start:
     """Where the lines received at `since` (unix ms) or later begin."""
     head = end = position = channel.head
     if not channel.no_history:
-        while batches := await channel.read_back(end, STEP_BYTES):
+        while batches := await _read_back(channel, end):
             for batch in reversed(batches):
                 if batch.at < since:
                     return Start(position, head, since)
@@ -123,6 +136,13 @@ def start_after(channel: Channel, place: Id, created_at: int) -> Start | None:
     if place.position >= channel.head:
         return None
     return Start(place.position + 1, place.position + 1, created_at)
+
+
+async def _read_back(channel: Channel, end: int) -> list[Batch]:
+    try:
+        return await channel.read_back(end, STEP_BYTES)
+    except StoreError:
+        return []
 
 
 class Tail:
@@ -227,7 +247,7 @@ class Tail:
     async def _step(self, end: int, heartbeat_seconds: float) -> None:
         """Read, render and send the next lines, not beyond position `end`; only a loss may reach beyond it."""
         channel, sse = self.channel, self.view.sse
-        lost, batches = await channel.read(self.cursor, STEP_BYTES)
+        lost, batches = await read_on(channel, self.cursor)
         if channel.removed:
             self.end()
             return

@@ -6,6 +6,7 @@ import trio
 
 from logplex.batch import Batch, Form, raw_frame
 from logplex.channel import Budget, Channel, Place
+from logplex.errors import StoreError
 from logplex.filters import Filter
 from logplex.ledger import Page
 from logplex.rendering import View
@@ -21,20 +22,24 @@ class Spool:
     def __init__(self) -> None:
         self.batches: list[Batch] = []
         self.oldest = 0
-        self.reads = 0
+        self.fails = False
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
-        await trio.lowlevel.checkpoint()
-        self.reads += 1
+        await self._wait()
         cursor = max(cursor, self.oldest)
         found = [batch.cut(cursor, end) for batch in self.batches if batch.end > cursor and batch.first < end]
         return found[:2]
 
     async def read_back(self, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
-        await trio.lowlevel.checkpoint()
+        await self._wait()
         held = [batch for batch in self.batches if batch.end > self.oldest and batch.first < end]
         found = [batch.cut(self.oldest, end) for batch in held if end > self.oldest]
         return found[-2:]
+
+    async def _wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.fails:
+            raise StoreError("disk I/O error")
 
     async def places(self, channel_ids: Iterable[int]) -> dict[int, Place]:
         return {channel_id: Place(0, 0, EPOCH, 0, Page()) for channel_id in channel_ids}

@@ -264,6 +264,27 @@ async def test_backlog_ends_at_the_head_of_its_beginning() -> None:
     assert tail.cursor == 5
 
 
+async def test_a_spool_that_fails_costs_readers_what_only_it_holds(autojump_clock: trio.testing.MockClock) -> None:
+    source = Source(ring_lines=4)
+    for _ in range(10):
+        source.number(2)
+    source.spool.fails = True
+    assert account(await backlog(source, plain(), 100)) == [16, 17, 18, 19]
+    assert account(await backlog(source, plain(pattern="[13579]$"), 100)) == [17, 19]
+    assert (await start_at_time(source.channel, 0)).cursor == 16
+    async with running() as (tails, nursery):
+        behind, quick = Socket(), Socket()
+        nursery.start_soon(follow, tails, Tail(source.channel, behind, plain(), Start(0, 0, AT)))
+        nursery.start_soon(follow, tails, Tail(source.channel, quick, plain(), here(source)))
+        await settle()
+        for _ in range(10):
+            source.number(2)  # more than the ring holds, in one go: the fan-out falls behind it
+        await settle()
+        assert account(behind.taken) == list(range(40))
+        assert [len(L11.findall(socket.taken)) for socket in (behind, quick)] == [2, 1]
+        assert quick.taken.endswith(b": 39\n")
+
+
 class Reader:
     """A client that resumes by the last id it saw."""
 
