@@ -125,7 +125,9 @@ static void next_chunk(struct connection *c, int64_t frames) {
         return;
     }
     struct token *token = pick(c->requests, c->number);
-    size_t head = request_head(c->buffer, c, token);
+    static char header[4096]; /* of its own: sprintf ends in a NUL, where the first frame stands */
+    size_t head = request_head(header, c, token);
+    memcpy(c->buffer, header, head);
     if (c->requests == 0) /* the first one lays the frames out, behind the header */
         lay_out_frames(c->buffer + head, c, per_request);
     c->length = head + fill_frames(c->buffer + head, c, per_request, authorization ? NULL : token);
