@@ -21,8 +21,7 @@ import trio
 from .batch import Batch, Line, timestamp
 from .filters import Filter
 
-SLICE_SECONDS = 0.002  # longest run of work on lines before other tasks get their turn
-_SLICE_LINES = 32  # lines between two looks at the clock; one line costs at most some ms (filters.py)
+SLICE_SECONDS = 0.002  # run of work on lines before other tasks get their turn; one line is never cut (filters.py)
 
 _BREAK = re.compile(rb"\r\n|\r|\n")
 _ID = re.compile(r"([0-9a-f]{16})\.(-1|[0-9]{1,18})")
@@ -93,7 +92,7 @@ async def render(view: View, batches: Sequence[tuple[Batch, list[Line]]], epoch:
         for position, line in enumerate(lines, batch.first):
             if match(line, at):
                 shown.append(write(line, mark, position))
-            if not position % _SLICE_LINES and time.perf_counter() - started > SLICE_SECONDS:
+            if time.perf_counter() - started > SLICE_SECONDS:
                 await trio.lowlevel.checkpoint()
                 started = time.perf_counter()
     return b"".join(shown)
