@@ -30,7 +30,7 @@ FIELDS = ("source", "ps", "process", "text", "pattern", "severity", "since", "un
 MAX_NAME_BYTES = 255  # a source has 48, a process 128; longer ones match nothing
 MAX_TEXT_BYTES = 1000
 MAX_PATTERN_BYTES = 1000
-MAX_PATTERN_PROGRAM = 500  # RE2 instructions: a text of 10,000 bytes costs some 10 ms at worst, by their product
+MAX_PATTERN_PROGRAM = 500  # RE2 instructions: a text of 10,000 bytes costs some 20 ms at worst, by their product
 MAX_PATTERN_MEMORY = 256 * 1024  # bytes of a pattern's automata; RE2 falls back to less memory and more time
 MAX_CONDITIONS = 10
 

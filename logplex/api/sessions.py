@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 import trio
 
 from ..channel import Channel
-from ..errors import NotFound
+from ..errors import NotFound, StoreError, Unavailable
 from ..http import ClientGone, Request, Stream
 from ..rendering import Id, parse_id
 from ..sessions import Sessions, parse_since
@@ -87,14 +87,17 @@ class SessionPages:
         uuid = request.path.removeprefix(PREFIX)
         if not _UUID.fullmatch(uuid):
             raise NotFound("Not found")
-        session = await self._sessions.find(uuid.decode())
+        try:
+            session = await self._sessions.find(uuid.decode())
+            channel = None if session.channel_id is None else await self._channels.get(session.channel_id)
+        except StoreError as exc:
+            raise Unavailable("sessions cannot be read at the moment") from exc
         after = _after(request)
         sse = _wants_events(request.headers.get(b"accept", b""))
         headers: tuple[tuple[bytes, bytes], ...] = (_EVENTS if sse else _PLAIN, *_HEADERS)
-        if session.channel_id is None:
+        if channel is None:
             await request.respond(200, headers)
             return
-        channel = await self._channels.get(session.channel_id)
         if channel.no_history:
             headers += ((b"X-Heroku-Warning", HISTORY_DISCARDED.encode()),)
         if request.method == b"HEAD":

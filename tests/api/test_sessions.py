@@ -2,10 +2,11 @@
 
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from logplex.api.sessions import SessionPages
 from logplex.batch import Batch, Form, raw_frame
 from logplex.channel import Channel, Channels, NoHistory
 from logplex.config import Settings
-from logplex.errors import NotFound
+from logplex.errors import NotFound, StoreError
 from logplex.fanout import Tails
 from logplex.filters import Filter
 from logplex.http import Listener, Routes, Server, not_found
@@ -22,6 +23,8 @@ from logplex.ledger import Ledger
 from logplex.registry import Registry
 from logplex.sessions import Sessions
 from logplex.store.config import ConfigStore
+from tests import conftest
+from tests.peers.lines import post
 
 AT = 1_700_000_000_000
 PATIENCE_SECONDS = 20.0
@@ -366,6 +369,15 @@ async def test_a_session_of_no_channel_reads_as_empty(here: Here) -> None:
         assert await here.read(await here.session(None, tail=tail)) == b""
 
 
+async def test_a_config_that_cannot_be_read_is_503(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(uuid: str) -> None:
+        raise StoreError("disk I/O error")
+
+    monkeypatch.setattr(here.registry, "session", fails)
+    answer = await here.request("/sessions/00000000-0000-4000-8000-000000000000")
+    assert answer.status == 503
+
+
 async def test_head_and_other_methods_never_open_a_stream(here: Here) -> None:
     path = await here.session(await here.app(), tail=True)
     head = await here.request(path, "Connection: close", method="HEAD")
@@ -422,6 +434,26 @@ async def test_tails_end_in_order_when_the_server_stops(here: Here) -> None:
     here.server.stop()
     await answer.rest()
     assert answer.whole
+
+
+def test_ids_hold_over_a_crash_of_the_server(make_server: Callable[..., conftest.Server]) -> None:
+    server = make_server().start()
+    token = server.create("shop")["app"]
+    path = urlsplit(server.json("POST", "/v3/sessions", {"channel_id": "shop", "num": 1500})["url"]).path
+
+    def read(last_id: str) -> list[tuple[str, int]]:
+        status, body = server.request("GET", path, Accept="text/event-stream", Last_Event_ID=last_id)
+        assert status == 200
+        return [(last, int(number)) for last, number in re.findall(r"id: (\S+)\ndata: .*: (\d+)\n\n", body.decode())]
+
+    post(server, token, [str(number) for number in range(300)])
+    before = read("")
+    assert [number for _, number in before] == list(range(300))
+    server.kill()
+    server.start()
+    post(server, token, [str(number) for number in range(300, 400)])
+    assert read(before[99][0])[:200] == before[100:]
+    assert [number for _, number in read(before[99][0])] == list(range(100, 400))
 
 
 async def test_a_session_reads_on_where_it_was_after_a_restart(tmp_path: Path) -> None:
