@@ -31,7 +31,8 @@ def matches(tried: Line, **given: Any) -> bool:
 
 
 def test_a_filter_of_nothing_is_trivial_and_matches_everything() -> None:
-    for nothing in ({}, {"source": None, "ps": "", "severity": "debug", "fields": []}):
+    nothings: list[dict[str, Any]] = [{}, {"source": None, "ps": "", "severity": "debug", "fields": []}]
+    for nothing in nothings:
         assert Filter.parse(nothing).trivial
         assert Filter.parse(nothing).match(ROUTER, 0)
     assert not Filter.parse({"until": "10m"}).trivial

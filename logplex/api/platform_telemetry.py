@@ -114,7 +114,7 @@ def _destination(call: Call, exporter: Mapping[str, Any], drain: DrainRecord | N
     try:
         valid = call.services.validate_drain(url, {**options, "format": "otlp"})
     except Unprocessable as exc:
-        raise Unprocessable(f"exporter: {exc}") from exc
+        raise Unprocessable(f"exporter: cannot be a drain of this server: {exc}") from exc
     return valid.url, valid.options
 
 

@@ -268,7 +268,7 @@ async def test_a_telemetry_drain_that_cannot_be_is_refused(house: House, cli: Cl
 async def test_without_otlp_a_telemetry_drain_is_refused_and_says_why(cli: Client) -> None:
     answer = await cli("POST", "/telemetry-drains", TELEMETRY)
     assert refusal(answer) == (422, "invalid_params")
-    assert answer.json()["message"].startswith("exporter: format: ")
+    assert answer.json()["message"].startswith("exporter: cannot be a drain of this server: format: ")
     with pytest.raises(Unprocessable):
         validate_drain("https://otel.example/", {"format": "otlp"})
     assert (await cli("GET", "/apps/shop/telemetry-drains")).json() == []
