@@ -5,6 +5,8 @@ Rules:
 * Plain (protocol section 6): `TIMESTAMP SOURCE[PROCESS]: MSG LF`; no process, no brackets; MSG as it was sent.
 * SSE (WHATWG HTML section 9.2): `id: ID LF data: LINE LF LF`. CR, LF and CR LF end a line for its parsers, so each
   begins another `data:` line; every other byte, NUL too, is data. An id-only block moves the reader's last id.
+* Lines do not show their severity (protocol section 6). A reader of events may ask for it: each event is then named
+  by the keyword of RFC 5424 section 6.2.1 (`event: err`; never `error`, which is EventSource's own).
 * An id is `EPOCH.POSITION`: everything up to the position was shown or filtered. Clients give it back as it is;
   before the first line of all the position is -1.
 * Readers of equal views get the same bytes, so a line is formatted once for all of them.
@@ -26,6 +28,9 @@ SLICE_SECONDS = 0.002  # run of work on lines before other tasks get their turn;
 _BREAK = re.compile(rb"\r\n|\r|\n")
 _ID = re.compile(r"([0-9a-f]{16})\.(-1|[0-9]{1,18})")
 
+_KEYWORDS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+_NAMES = {b"%d" % pri: b"event: %b\n" % _KEYWORDS[pri & 7].encode() for pri in range(192)}
+
 L20 = b"Error L20 (Tail sessions forbidden) Tail sessions for this app are forbidden due to log volume."
 
 
@@ -38,10 +43,11 @@ class Id(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a reader sees lines: filtered, as events or plain."""
+    """How a reader sees lines: filtered, as events (named by severity, if so wanted) or plain."""
 
     filter: Filter
     sse: bool = False
+    named: bool = False
 
 
 def parse_id(text: str) -> Id | None:
@@ -74,7 +80,7 @@ def overflow(count: int, since: int) -> bytes:
 
 async def render(view: View, batches: Sequence[tuple[Batch, list[Line]]], epoch: str) -> bytes:
     """What the reader sees of parsed batches; other tasks run between slices of costly filters."""
-    write = _event if view.sse else _plain
+    write = (_named_event if view.named else _event) if view.sse else _plain
     mark = b"id: %b." % epoch.encode()
     if view.filter.trivial:
         return b"".join(
@@ -112,3 +118,7 @@ def _event(line: Line, mark: bytes, position: int) -> bytes:
     if process == b"-":
         return b"%b%d\ndata: %b %b: %b\n\n" % (mark, position, moment, source, text)
     return b"%b%d\ndata: %b %b[%b]: %b\n\n" % (mark, position, moment, source, process, text)
+
+
+def _named_event(line: Line, mark: bytes, position: int) -> bytes:
+    return _NAMES.get(line.pri, b"") + _event(line, mark, position)

@@ -95,8 +95,13 @@ class Sessions:
             raise NotFound("Not found")
         return Session.of(record)
 
-    async def open(self, session: Session, channel: Channel, *, sse: bool, after: Id | int | None) -> Opened:
-        """Find out where a reading starts: `after` an id, at a time (unix ms), or at its backlog."""
+    async def open(
+        self, session: Session, channel: Channel, *, sse: bool, after: Id | int | None, named: bool = False
+    ) -> Opened:
+        """Find out where a reading starts: `after` an id, at a time (unix ms), or at its backlog.
+
+        `named`: events are named by their line's severity.
+        """
         start = start_after(channel, after, session.created_at) if isinstance(after, Id) else None
         if start is None:
             async with self._scans:
@@ -104,7 +109,7 @@ class Sessions:
                     start = await start_at_time(channel, after)
                 else:
                     start = await start_at_backlog(channel, session.filter, session.num)
-        return Opened(session, channel, View(session.filter, sse=sse), start, channel.head)
+        return Opened(session, channel, View(session.filter, sse=sse, named=sse and named), start, channel.head)
 
     async def show(self, opened: Opened, sink: Sink) -> None:
         """Write all of a reading; returns at its orderly end, raises trio.BrokenResourceError at any other.

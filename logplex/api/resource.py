@@ -119,7 +119,7 @@ class Resource:
         try:
             answer = await self._answer(request, operation, who)
         finally:  # an operation that fails by our own fault is in the audit log too
-            if operation is None or operation.access is not Access.ANYBODY:
+            if self.is_audited(method, operation):
                 audit(who[0] if who else "-", request, 500 if answer is None else answer.status_code)
         answer.headers["request-id"] = request_id(request)
         for name, value in PRIVATE.items():
@@ -147,12 +147,19 @@ class Resource:
             raise Unavailable(READ_ONLY)
         principal = None
         if operation.access is not Access.ANYBODY:
-            principal = await authenticate(services.registry, request)
+            principal = await self.authenticate(request)
             who.append(principal.shown)
             if not principal.full_api and (operation.access is Access.FULL or not principal.app_ids):
                 raise Forbidden("Forbidden")
         body = await read_json(request, services.settings.max_json_bytes) if operation.reads_body else None
         return await operation.run(Call(services, request, principal, body))
+
+    async def authenticate(self, request: Request) -> Principal:
+        """Who asks; raises Unauthorized and TooManyFailures."""
+        return await authenticate(self.services.registry, request)
+
+    def is_audited(self, method: str, operation: Operation | None) -> bool:
+        return operation is None or operation.access is not Access.ANYBODY
 
     def refusal(self, error: ClientError) -> Response:
         """The answer that an error is."""

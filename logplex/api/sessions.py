@@ -1,7 +1,7 @@
 """`GET /sessions/<uuid>`: the lines of a channel, plain or as server-sent events (protocol section 6).
 
 * The URL is the right: no log-in. It is no secret of a page either, so answers are not stored, sniffed or referred.
-* `Accept: text/event-stream` makes it a stream of events, anything else plain text.
+* `Accept: text/event-stream` makes it a stream of events, anything else plain text; `?events=severity` names them.
 * `Last-Event-ID`, or `?since=` with such an id or a time, resumes. A rubbish Last-Event-ID is ignored (a browser
   repeats what it was told by whomever); a rubbish `since` was typed by a person, who is told: 422.
 * An answer that does not follow names the id of its end (`Logplex-Last-Id`): `?since=` that id, over and over, reads
@@ -103,7 +103,8 @@ class SessionPages:
         if request.method == b"HEAD":
             await request.respond(200, headers)
             return
-        opened = await self._sessions.open(session, channel, sse=sse, after=after)
+        named = _query(request, "events") == "severity"
+        opened = await self._sessions.open(session, channel, sse=sse, after=after, named=named)
         if not session.tail:
             headers += ((b"Logplex-Last-Id", opened.last_id),)
         async with request.stream(200, headers) as stream:
@@ -126,5 +127,10 @@ def _after(request: Request) -> Id | int | None:
     last_id = parse_id(request.headers.get(b"last-event-id", b"").decode("latin-1"))
     if last_id is not None:
         return last_id
-    since = parse_qs(request.query.decode("latin-1"), encoding="utf-8").get("since")
-    return parse_since(since[-1]) if since else None
+    since = _query(request, "since")
+    return parse_since(since) if since else None
+
+
+def _query(request: Request, name: str) -> str:
+    """A field of the query, the last of its name; empty when there is none."""
+    return parse_qs(request.query.decode("latin-1"), encoding="utf-8").get(name, [""])[-1]

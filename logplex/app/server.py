@@ -28,10 +28,12 @@ from drains.state import DrainState
 
 from .. import __version__
 from ..api.application import create_api
+from ..api.page import page_routes
 from ..api.platform import platform_routes
 from ..api.services import Health, Services
 from ..api.sessions import SessionPages
-from ..channel import Channels, History, NoHistory
+from ..api.sign_ins import SignIns
+from ..channel import Channel, Channels, History, NoHistory
 from ..commit import Committer
 from ..config import Settings
 from ..dedupe import Window
@@ -51,10 +53,13 @@ from ..router import Router
 from ..sessions import Sessions
 from ..store.config import ConfigStore
 from ..store.directory import DataDirectory
+from ..store.retention import Retention
 from ..store.spool import Spool, open_spool
 from .admin import ensure_admin
 from .listeners import Listeners
-from .wiring import ActiveChannels, Changes, Pages, RunningDrains
+from .notes import DegradedNotes
+from .pages import Pages
+from .wiring import ActiveChannels, Changes, RunningDrains
 
 log = structlog.get_logger()
 
@@ -85,9 +90,12 @@ async def serve(
 class _Node:
     """Everything that was built for one run."""
 
-    def __init__(self, settings: Settings, registry: Registry, spool: Spool | None, policy: Policy) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, spool: Spool | None, policy: Policy, directory: DataDirectory
+    ) -> None:
         history: History = spool or NoHistory()
         self.registry = registry
+        self.sign_ins = SignIns(registry, directory.read("sign-ins"), partial(directory.write, "sign-ins"))
         self.spool = spool
         self.ledger = Ledger()
         self.stopping = False
@@ -125,7 +133,9 @@ class _Node:
             version=__version__,
             ca_file=settings.drain_ca_file,
         )
-        self.drains = RunningDrains(self.deliveries, self.active, registry, policy)
+        self.drains = RunningDrains(self.deliveries, self.active, registry, policy, self.committer.close_page)
+        self.notes = DegradedNotes(directory)
+        self.committer.note_degraded = self.notes.note
         self.committer.keep = self.window.keep
         self.committer.cursors = lambda: [state.to_row() for state in self.deliveries.dirty()]
         self.committer.node_row = self.ledger.to_row
@@ -139,6 +149,8 @@ class _Node:
         detail |= {"drains": len(self.deliveries), "uncommitted_bytes": self.committer.uncommitted_bytes}
         if degraded is not None:
             detail |= {"degraded_since": degraded, "degraded_reason": self.committer.degraded_reason}
+        if self.spool is not None and self.spool.unknown_since is not None:
+            detail["lines_may_be_lost_since"] = self.spool.unknown_since  # the last server crashed without proof
         return Health(
             routing=self.routing,
             stopping=self.stopping,
@@ -146,8 +158,10 @@ class _Node:
             detail=detail,
         )
 
-    def _channel_came(self, channel: object) -> None:
-        channel.form = self.drains.form(channel)  # type: ignore[attr-defined,arg-type]
+    def _channel_came(self, channel: Channel) -> None:
+        channel.form = self.drains.form(channel)
+        if channel.no_history and self.spool is not None:
+            self.spool.written.add(channel.id)  # what the last server kept for drains
 
 
 @asynccontextmanager
@@ -161,11 +175,11 @@ async def _node(
         registry = Registry(store, settings)
         await registry.load()
         await ensure_admin(registry, directory, admin)
-        spool = None
+        spool: Spool | None = None
         if settings.durability != "none":
             spool = await stack.enter_async_context(open_spool(directory, settings))
         directory.begin_run(settings.durability)
-        yield _Node(settings, registry, spool, policy)
+        yield _Node(settings, registry, spool, policy, directory)
 
 
 async def _run(
@@ -181,7 +195,9 @@ async def _run(
         keeping.start_soon(node.registry.run)
         await keeping.start(node.committer.run)
         if node.spool is not None:
-            keeping.start_soon(node.spool.keep_bounds, node.channels, node.drains.passed)
+            keeping.start_soon(node.notes.run)
+            keeping.start_soon(node.spool.checkpoints.run)
+            keeping.start_soon(Retention(node.spool, node.channels, settings, node.drains.passed).run)
             keeping.start_soon(node.spool.remove_unknown, node.registry.known_channel_ids)
         async with trio.open_nursery() as delivering:
             await delivering.start(node.deliveries.run)
@@ -213,7 +229,7 @@ async def _load(node: _Node, settings: Settings) -> dict[int, DrainState]:
         return {}
     node.ledger.load(await node.spool.node())
     wall = time.time()
-    node.window.load(await node.spool.ids(wall - settings.duplicate_seconds), wall=wall)
+    node.window.load(await node.spool.ids(wall - settings.duplicate_seconds, settings.duplicate_ids), wall=wall)
     rows = await node.spool.cursors()
     gone = [drain_id for drain_id in rows if drain_id not in node.registry.drains]
     if gone:
@@ -228,7 +244,7 @@ def _changes(node: _Node) -> Changes:
         router=node.router,
         tails=node.tails,
         drains=node.drains,
-        on_removed=node.spool.remove_channel if node.spool is not None else lambda channel_id: None,
+        spool=node.spool,
     )
 
 
@@ -238,13 +254,14 @@ def _http_listeners(node: _Node, settings: Settings, listeners: Listeners) -> li
         registry=node.registry,
         channels=node.active,
         drains=node.drains,
-        ledger=Pages(node.ledger, node.committer, node.active, node.drains),
+        ledger=Pages(node.ledger, node.committer, node.active, node.drains, node.spool),
         settings=settings,
         health=node.health,
         validate_drain=node.drains.validate,
         show_options=node.drains.show_options,
     )
-    api = Asgi(create_api(services, platform_routes(services)), settings.max_json_bytes)
+    page = page_routes(services, node.sign_ins, node.channels.get)
+    api = Asgi(create_api(services, [*platform_routes(services), *page]), settings.max_json_bytes)
     logs = Logs(
         node.router,
         node.registry,
