@@ -11,6 +11,7 @@ Rules (tests/test_fastpath.py: both paths agree on every input):
 * Nothing here allocates per message but the line itself.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,17 +20,24 @@ import re2
 MAX_TEXT_BYTES = 10_000  # longer messages are split by the strict path (protocol section 2)
 
 _COUNTS = tuple(f"{count} " for count in range(MAX_TEXT_BYTES + 1024))
+_DIALECT_COUNTS = _COUNTS[2:]
 _ASCII_LENGTHS = {str(length): length for length in range(1, MAX_TEXT_BYTES + 1)}
 # An invalid byte becomes three (U+FFFD), so text that is not ASCII is quick only where even that fits.
 _OTHER_LENGTHS = {str(length): length for length in range(1, MAX_TEXT_BYTES // 3)}
 # PRI 0 to 191 without leading zeros (RFC 5424 section 6.2.1), version 1, and RFC 3339 with a fraction of at most 6
 # digits, a second of at most 59 and no 29 February (the strict path knows leap years): what every output takes as it
 # is (protocol section 7). Bytes, because the library takes text apart again to count its characters.
-_STAMPS = re2.compile(
+_CONFORMING = (
     rb"(?:<(?:[0-9]|[1-9][0-9]|1[0-8][0-9]|19[01])>1 [0-9]{4}-"
     rb"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
     rb"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])\n)*"
 )
+_STAMPS = re2.compile(_CONFORMING)
+_FEW = re.compile(_CONFORMING)  # no part of it can match in two ways, so it is linear too
+FEW_STAMPS = 16  # where the overhead of the other begins to pay
+
+_STANDARD = " - - "  # MSGID `-`, SD `-`
+_DIALECT = " - "  # MSGID `-` and no SD: the Logplex dialect
 
 
 class Entry(NamedTuple):
@@ -58,9 +66,11 @@ def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
     text = data.decode("latin-1")
     lengths = _ASCII_LENGTHS if text.isascii() else _OTHER_LENGTHS
     stamps: list[str] = []
-    rest = _scan_standard(text, lengths, entries, learn, stamps)
+    rest = _scan_runs(text, _STANDARD, lengths, entries, learn, stamps)
     if rest:
-        rest = _scan_dialect(rest, lengths, entries, learn, stamps)
+        rest = _scan_runs(rest, _DIALECT, lengths, entries, learn, stamps)
+    if rest:
+        rest = _scan_mixed(rest, lengths, entries, learn, stamps)
     if stamps and not _conform(stamps):
         undo(text, len(stamps), entries)
         return 0, text
@@ -69,8 +79,10 @@ def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
 
 def _conform(stamps: list[str]) -> bool:
     """Whether every `<PRI>1 TIME` is one; a stamp that holds an LF would look like two."""
-    joined = "\n".join(stamps) + "\n"
-    return joined.count("\n") == len(stamps) and _STAMPS.fullmatch(joined.encode("latin-1")) is not None
+    joined = ("\n".join(stamps) + "\n").encode("latin-1")
+    if len(stamps) <= FEW_STAMPS:
+        return _FEW.fullmatch(joined) is not None and joined.count(b"\n") == len(stamps)
+    return _STAMPS.fullmatch(joined) is not None and joined.count(b"\n") == len(stamps)
 
 
 def undo(text: str, count: int, entries: Entries) -> None:
@@ -85,22 +97,28 @@ def undo(text: str, count: int, entries: Entries) -> None:
 
 def _entry_of(frame: str, entries: Entries) -> Entry:
     """The entry by which one of the scans took a frame; only one of them can have."""
-    head = frame.partition(" - - ")[0]
-    entry = entries.get(head[head.index(" ", 8) :]) if " " in head[8:] else None
-    if entry is None:
-        _, _, host, app, process, *_ = frame.split(" ", 6)
-        entry = entries[f" {host} {app} {process}"]
-    return entry
+    for separator in (_STANDARD, _DIALECT):
+        head = frame.partition(separator)[0]
+        if " " in head[8:] and (entry := entries.get(head[head.index(" ", 8) :])) is not None:
+            return entry
+    _, _, host, app, process, *_ = frame.split(" ", 6)
+    return entries[f" {host} {app} {process}"]
 
 
-def _scan_standard(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]) -> str:
-    """Frames with MSGID `-` and SD `-`: one split of all text at what ends a head; returns what is left.
+def _scan_runs(
+    text: str, separator: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]
+) -> str:
+    """Frames whose heads end in `separator`: one split of all text there; returns what is left.
 
     Each piece is one message and the head of the next: the count says where the message ends.
     """
-    pieces = text.split(" - - ")
-    counts = _COUNTS
+    pieces = text.split(separator)
     stamp = stamps.append
+    width = len(separator)
+    counts = (
+        _COUNTS if separator is _STANDARD else _DIALECT_COUNTS
+    )  # an entry's extra length counts on the standard form
+    odd_starts = "-[\n" if width == len(_DIALECT) else ""  # where the dialect's MSG could be SD, or is empty
     head = pieces[0]
     taken = 1
     for piece in pieces[1:]:
@@ -110,8 +128,8 @@ def _scan_standard(text: str, lengths: dict[str, int], entries: Entries, learn: 
             space = rest.index(" ", 8)  # behind TIME: `<0>1 ` and three more are not enough for one
         except (KeyError, ValueError):
             break
-        size = length - len(rest) - 5
-        if size < 1 or size > len(piece):
+        size = length - len(rest) - width
+        if size < 1 or size > len(piece) or piece[0] in odd_starts:
             break
         try:
             rendered, extra, append = entries[rest[space:]]
@@ -132,11 +150,11 @@ def _scan_standard(text: str, lengths: dict[str, int], entries: Entries, learn: 
         taken += 1
     if taken == len(pieces):
         return head
-    return " - - ".join([head, *pieces[taken:]])
+    return separator.join([head, *pieces[taken:]])
 
 
-def _scan_dialect(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]) -> str:
-    """Frames with or without SD `-`, one by one (`PROC - MSG`, the Logplex dialect); returns what is left."""
+def _scan_mixed(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]) -> str:
+    """Frames of both kinds, one by one, and messages that hold a separator; returns what is left."""
     at = 0
     try:
         while at < len(text):
