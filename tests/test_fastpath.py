@@ -102,7 +102,7 @@ async def posted(body: bytes, expected: int | None = None) -> tuple[Core, bool]:
 
 def seen(made: Core) -> list[object]:
     """All that a reader, an owner or an operator can tell apart."""
-    drops = [dict(channel.page.dropped) for channel in made.channels]
+    drops = {channel.id: dict(channel.page.dropped) for channel in made.channels}
     return [made.lines(1), made.lines(2), made.ledger.to_row(), drops]
 
 
