@@ -33,7 +33,7 @@ from ..api.platform import platform_routes
 from ..api.services import Health, Services
 from ..api.sessions import SessionPages
 from ..api.sign_ins import SignIns
-from ..channel import Channel, Channels, History, NoHistory
+from ..channel import Channels, History, NoHistory
 from ..commit import Committer
 from ..config import Settings
 from ..dedupe import Window
@@ -53,13 +53,10 @@ from ..router import Router
 from ..sessions import Sessions
 from ..store.config import ConfigStore
 from ..store.directory import DataDirectory
-from ..store.retention import Retention
 from ..store.spool import Spool, open_spool
 from .admin import ensure_admin
 from .listeners import Listeners
-from .notes import DegradedNotes
-from .pages import Pages
-from .wiring import ActiveChannels, Changes, RunningDrains
+from .wiring import ActiveChannels, Changes, Pages, RunningDrains
 
 log = structlog.get_logger()
 
@@ -133,9 +130,7 @@ class _Node:
             version=__version__,
             ca_file=settings.drain_ca_file,
         )
-        self.drains = RunningDrains(self.deliveries, self.active, registry, policy, self.committer.close_page)
-        self.notes = DegradedNotes(directory)
-        self.committer.note_degraded = self.notes.note
+        self.drains = RunningDrains(self.deliveries, self.active, registry, policy)
         self.committer.keep = self.window.keep
         self.committer.cursors = lambda: [state.to_row() for state in self.deliveries.dirty()]
         self.committer.node_row = self.ledger.to_row
@@ -149,8 +144,6 @@ class _Node:
         detail |= {"drains": len(self.deliveries), "uncommitted_bytes": self.committer.uncommitted_bytes}
         if degraded is not None:
             detail |= {"degraded_since": degraded, "degraded_reason": self.committer.degraded_reason}
-        if self.spool is not None and self.spool.unknown_since is not None:
-            detail["lines_may_be_lost_since"] = self.spool.unknown_since  # the last server crashed without proof
         return Health(
             routing=self.routing,
             stopping=self.stopping,
@@ -158,10 +151,8 @@ class _Node:
             detail=detail,
         )
 
-    def _channel_came(self, channel: Channel) -> None:
-        channel.form = self.drains.form(channel)
-        if channel.no_history and self.spool is not None:
-            self.spool.written.add(channel.id)  # what the last server kept for drains
+    def _channel_came(self, channel: object) -> None:
+        channel.form = self.drains.form(channel)  # type: ignore[attr-defined,arg-type]
 
 
 @asynccontextmanager
@@ -175,7 +166,7 @@ async def _node(
         registry = Registry(store, settings)
         await registry.load()
         await ensure_admin(registry, directory, admin)
-        spool: Spool | None = None
+        spool = None
         if settings.durability != "none":
             spool = await stack.enter_async_context(open_spool(directory, settings))
         directory.begin_run(settings.durability)
@@ -195,9 +186,7 @@ async def _run(
         keeping.start_soon(node.registry.run)
         await keeping.start(node.committer.run)
         if node.spool is not None:
-            keeping.start_soon(node.notes.run)
-            keeping.start_soon(node.spool.checkpoints.run)
-            keeping.start_soon(Retention(node.spool, node.channels, settings, node.drains.passed).run)
+            keeping.start_soon(node.spool.keep_bounds, node.channels, node.drains.passed)
             keeping.start_soon(node.spool.remove_unknown, node.registry.known_channel_ids)
         async with trio.open_nursery() as delivering:
             await delivering.start(node.deliveries.run)
@@ -229,7 +218,7 @@ async def _load(node: _Node, settings: Settings) -> dict[int, DrainState]:
         return {}
     node.ledger.load(await node.spool.node())
     wall = time.time()
-    node.window.load(await node.spool.ids(wall - settings.duplicate_seconds, settings.duplicate_ids), wall=wall)
+    node.window.load(await node.spool.ids(wall - settings.duplicate_seconds), wall=wall)
     rows = await node.spool.cursors()
     gone = [drain_id for drain_id in rows if drain_id not in node.registry.drains]
     if gone:
@@ -244,7 +233,7 @@ def _changes(node: _Node) -> Changes:
         router=node.router,
         tails=node.tails,
         drains=node.drains,
-        spool=node.spool,
+        on_removed=node.spool.remove_channel if node.spool is not None else lambda channel_id: None,
     )
 
 
@@ -254,7 +243,7 @@ def _http_listeners(node: _Node, settings: Settings, listeners: Listeners) -> li
         registry=node.registry,
         channels=node.active,
         drains=node.drains,
-        ledger=Pages(node.ledger, node.committer, node.active, node.drains, node.spool),
+        ledger=Pages(node.ledger, node.committer, node.active, node.drains),
         settings=settings,
         health=node.health,
         validate_drain=node.drains.validate,
