@@ -157,14 +157,14 @@ class Channel:
 
     async def read(self, cursor: int, max_bytes: int) -> Reading:
         """What ring or spool hold from `cursor` on; nothing only at the head."""
-        batches = self._ring.since(cursor, max_bytes)
-        if batches is not None:
-            return Reading(0, batches)
-        batches = await self._history.read(self.id, cursor, self._ring.oldest, max_bytes)
-        if batches:
-            return Reading(batches[0].first - cursor, batches)
-        oldest = self._ring.oldest  # nothing is left between the cursor and the ring
-        return Reading(max(0, oldest - cursor), self._ring.since(oldest, max_bytes) or [])
+        at = cursor
+        while (batches := self._ring.since(at, max_bytes)) is None:
+            end = self._ring.oldest
+            batches = await self._history.read(self.id, at, end, max_bytes)
+            if batches:
+                return Reading(batches[0].first - cursor, batches)
+            at = end  # nothing is left before it; the ring may have moved on while we waited
+        return Reading(at - cursor, batches)
 
     async def read_back(self, end: int, max_bytes: int) -> list[Batch]:
         """The newest batches before `end`, ascending; [] when nothing older is held."""

@@ -1,28 +1,28 @@
 """Groups go to the spool one after the other; what has been committed is shown.
 
-Invariants (tests/test_commit.py, and the state machine in tests/test_spool_model.py):
+Invariants (tests/test_commit.py, and the state machine in tests/store/test_spool_model.py):
 
 * Groups commit in the order in which they were filled; one is being written while the next fills.
 * Nobody sees a line, and no request is answered, before the commit of its group has returned; `durability none` has
   no spool and shows at once.
 * A group that somebody waits for is written as soon as the one before is on disk; others within `group_seconds`.
-* *Degraded* begins with a write error or a commit that is not back in time, and ends without a restart. `accept`
-  shows groups from memory; what the rings still hold is written on healing, the rest is a gap in the spool that
-  readers count as lost. `refuse` holds everything and tries the same group again; who waits is told `HELD`.
+  Cursors and counters that change without lines are written within `SAVE_SECONDS`.
+* *Degraded* begins with a write error or a commit that is not back in time, is noted before anything is shown from
+  memory, and ends without a restart. `accept` shows groups from memory; what the rings still hold is written on
+  healing, the rest is a gap in the spool that readers count as lost. `refuse` shows nothing and tries the same group
+  again; who waits for longer than `hold_seconds` gives up (the router tells him `HELD`).
 * Uncommitted bytes are bounded: above the bound `room` waits, inputs stop reading, replies are held.
 """
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
 import trio
 
-from .batch import Batch
-from .channel import Channel
+from .catchup import CatchUp, ClosedPage, Work
 from .dedupe import First
 from .errors import StoreError
 from .group import Group, Outcome, Sealed
@@ -30,23 +30,9 @@ from .group import Group, Outcome, Sealed
 log = structlog.get_logger()
 
 RETRY_SECONDS = 1.0  # between tries of a failing store
+SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
+NOTE_SECONDS = 0.5  # a disk that hangs may hang the note too
 INLINE_BYTES = 4 * 1024 * 1024  # what is missing in the spool when the last step of healing may hold a group
-
-
-@dataclass(slots=True)
-class Work:
-    """One transaction: numbered batches and everything that must change together with them."""
-
-    batches: list[tuple[Channel, Batch]] = field(default_factory=list)
-    pages: set[Channel] = field(default_factory=set)
-    ids: list[tuple[bytes, float]] = field(default_factory=list)
-    cursors: list[tuple[object, ...]] = field(default_factory=list)
-    node: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all batches."""
-        return sum(batch.size for _, batch in self.batches)
 
 
 class Spool(Protocol):
@@ -59,11 +45,14 @@ class Spool(Protocol):
 class _Write:
     """One transaction on its way."""
 
-    def __init__(self, work: Work, sealed: list[Sealed]) -> None:
+    def __init__(self, work: Work) -> None:
         self.work = work
-        self.sealed = sealed
         self.done = trio.Event()
         self.error: StoreError | None = None
+
+
+async def _note_nothing(_since: float | None) -> None:
+    return
 
 
 class Committer:
@@ -79,25 +68,29 @@ class Committer:
         refuse_when_degraded: bool = False,
     ) -> None:
         self.current = Group()
+        self.max_uncommitted_bytes = max_uncommitted_bytes
+        self.hold_seconds = timeout_seconds if refuse_when_degraded else math.inf
+        """How long a request is held at most; then it is `HELD`, which no shipper takes for an answer."""
         self.cursors: Callable[[], list[tuple[object, ...]]] = list
         self.node_row: Callable[[], dict[str, object]] = dict
         self.keep: Callable[[First], None] = lambda first: None
-        self.on_degraded: Callable[[str | None], None] = lambda reason: None
+        self.note_degraded: Callable[[float | None], Awaitable[None]] = _note_nothing
         self.degraded_since: float | None = None  # wall clock
         self.degraded_reason = ""
         self._spool = spool
         self._group_seconds = group_seconds
         self._timeout_seconds = timeout_seconds
-        self.max_uncommitted_bytes = max_uncommitted_bytes
         self._refuse = refuse_when_degraded
         self._committing = False
         self._committing_bytes = 0
         self._filled = trio.Event()
         self._urgent = trio.Event()
         self._room = trio.Event()
-        self._behind: dict[Channel, int] = {}  # the first position that the spool lacks, while degraded
+        self._due = CatchUp()
         self._write: _Write | None = None  # on its way while degraded: hanging, or catching up
         self._next_try = 0.0
+        self._closed_number = 0
+        self._saved_node: dict[str, object] = {}
         self._nursery: trio.Nursery
 
     @property
@@ -125,15 +118,22 @@ class Committer:
             self.flush()
             await self._room.wait()
 
+    def close_page(self, row: dict[str, object], drain_id: int | None = None) -> None:
+        """A channel or a drain was deleted: save its page with the next transaction."""
+        self._closed_number = max(time.time_ns(), self._closed_number + 1)
+        self._due.close(ClosedPage(self._closed_number, row, drain_id))
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until cancelled; `finish` first, or what was not committed is lost."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
             while True:
-                with trio.move_on_after(RETRY_SECONDS if self.degraded_since else math.inf):
+                with trio.move_on_after(SAVE_SECONDS):
                     await self._filled.wait()
-                if not self.current.waiting:
+                if not self.current and not self._has_something_due():
+                    continue
+                if self.current and not self.current.waiting:
                     with trio.move_on_after(self._group_seconds):
                         await self._urgent.wait()
                 self._filled = trio.Event()
@@ -152,10 +152,19 @@ class Committer:
             self._filled.set()
             self._urgent.set()
             await self._room.wait()
-        work = self._work([])
-        missing = self._add_behind(work)
+        if self._write is not None:
+            await self._write.done.wait()
+            await self._settle_late_write()
+        while self._due.missing_bytes() > INLINE_BYTES:
+            await self._append(self._work(max_bytes=INLINE_BYTES))
+        await self._append(self._work())
+        await self._healed()
+
+    async def _append(self, work: Work) -> None:
+        assert self._spool is not None
         await self._spool.append(work)
-        self._count_stored(work.batches[:missing])
+        self._due.stored(work)
+        self._count_stored(work, work.healed)
 
     async def _commit(self) -> None:
         group = self.current
@@ -164,12 +173,10 @@ class Committer:
         self._committing_bytes = group.bytes
         try:
             sealed = group.seal(_now_ms())
-            work = self._work(sealed, group)
-            if self.degraded_since is None or self._refuse or self._can_heal():
-                await self._store(group, sealed, work)
+            if self.degraded_since is None or self._refuse or await self._can_heal():
+                await self._store(group, sealed)
             else:
-                self._show(sealed, stored=False)
-                self._settle(group, Outcome.MEMORY)
+                self._show_from_memory(group, sealed, self._work(sealed, group, take=False))
                 self._catch_up()
         finally:
             self._committing = False
@@ -177,35 +184,38 @@ class Committer:
             room, self._room = self._room, trio.Event()
             room.set()
 
-    async def _store(self, group: Group, sealed: list[Sealed], work: Work) -> None:
+    async def _store(self, group: Group, sealed: list[Sealed]) -> None:
         """Write the group; show it when it is on disk, or as the degraded state has it."""
-        missing = self._add_behind(work)
+        work = self._work(sealed, group)
         while True:
-            write = self._start(work, sealed)
+            write = self._start(work)
             with trio.move_on_after(self._timeout_seconds):
                 await write.done.wait()
-            if write.done.is_set() and write.error is None:
-                self._count_stored(work.batches[:missing])
-                self._healed()
-                self._show(sealed, stored=True)
-                self._settle(group, Outcome.DONE)
-                return
-            self._degrade(str(write.error) if write.error else f"a commit took over {self._timeout_seconds:g} s")
-            if not self._refuse:
-                self._show(sealed, stored=False)
-                for channel, batches in sealed:
-                    self._behind.setdefault(channel, batches[0].first)
+            if not write.done.is_set():
+                await self._degrade(f"a commit takes longer than {self._timeout_seconds:g} s")
+            elif write.error is not None:
+                await self._degrade(str(write.error))
+            if self.degraded_since is not None and not self._refuse and not _succeeded(write):
                 self._write = write
-                self._settle(group, Outcome.MEMORY)
+                self._show_from_memory(group, sealed, None)
                 return
-            group.settle(Outcome.HELD)
-            await write.done.wait()  # a hanging commit may still succeed: the same lines must not be written twice
+            await write.done.wait()  # a hanging commit may still succeed: no line must be written twice
             if write.error is None:
-                self._healed()
+                self._due.stored(work)
+                self._count_stored(work, work.healed)
                 self._show(sealed, stored=True)
                 self._settle(group, Outcome.DONE)
+                await self._healed()
                 return
             await trio.sleep(RETRY_SECONDS)
+
+    def _show_from_memory(self, group: Group, sealed: list[Sealed], work: Work | None) -> None:
+        """Show lines that the spool lacks; `work` is what would have gone with them, if it is not on its way."""
+        if work is not None:
+            self._due.put_back(work)
+        self._due.shown(sealed)
+        self._show(sealed, stored=False)
+        self._settle(group, Outcome.MEMORY)
 
     def _settle(self, group: Group, outcome: Outcome) -> None:
         """Tell who waits, and the input window, also for requests whose client is gone."""
@@ -213,20 +223,29 @@ class Committer:
             self.keep(first)
         group.settle(outcome)
 
-    def _work(self, sealed: list[Sealed], group: Group | None = None) -> Work:
-        work = Work()
-        for channel, batches in sealed:
+    def _work(
+        self, sealed: list[Sealed] | None = None, group: Group | None = None, *, take: bool = True, max_bytes: int = -1
+    ) -> Work:
+        """A transaction of a group, and of what is due unless `take` is false."""
+        work = Work(node=self.node_row())
+        for channel, batches in sealed or ():
             work.batches += [(channel, batch) for batch in batches]
         if group is not None:
-            wall = time.time()
-            work.ids = [first.row(wall) for first in group.ids]
+            if group.ids:
+                wall = time.time()
+                work.ids = [first.row(wall) for first in group.ids]
             work.pages = group.touched
-        work.cursors = self.cursors()
-        work.node = self.node_row()
+        self._due.moved(self.cursors())
+        if take:
+            self._due.take(work, max_bytes if max_bytes >= 0 else None)
         return work
 
-    def _start(self, work: Work, sealed: list[Sealed]) -> _Write:
-        write = _Write(work, sealed)
+    def _has_something_due(self) -> bool:
+        self._due.moved(self.cursors())
+        return bool(self._due) or self.degraded_since is not None or self.node_row() != self._saved_node
+
+    def _start(self, work: Work) -> _Write:
+        write = _Write(work)
         self._nursery.start_soon(self._run_write, write)
         return write
 
@@ -234,6 +253,7 @@ class Committer:
         assert self._spool is not None
         try:
             await self._spool.append(write.work)
+            self._saved_node = write.work.node
         except StoreError as exc:
             write.error = exc
         write.done.set()
@@ -251,45 +271,39 @@ class Committer:
                 for batch in batches:
                     channel.append(batch)
 
-    def _degrade(self, reason: str) -> None:
+    async def _degrade(self, reason: str) -> None:
         self.degraded_reason = reason
+        self._next_try = trio.current_time() + RETRY_SECONDS
         if self.degraded_since is None:
             self.degraded_since = time.time()
-            log.error("degraded", reason=reason, shown="no" if self._refuse else "from memory")
-            self.on_degraded(reason)
-        self._next_try = trio.current_time() + RETRY_SECONDS
+            log.error("degraded", reason=reason, shown="nothing" if self._refuse else "from memory")
+            with trio.move_on_after(NOTE_SECONDS):
+                await self.note_degraded(self.degraded_since)
 
-    def _healed(self) -> None:
+    async def _healed(self) -> None:
         """The store took a transaction that brought it up to date."""
         if self.degraded_since is None:
             return
         seconds = time.time() - self.degraded_since
         self.degraded_since = None
         self.degraded_reason = ""
-        self._behind.clear()
+        self._due.positions.clear()
         log.info("healed", degraded_seconds=round(seconds, 3))
-        self.on_degraded(None)
+        with trio.move_on_after(NOTE_SECONDS):
+            await self.note_degraded(None)
 
-    def _can_heal(self) -> bool:
+    async def _can_heal(self) -> bool:
         """Whether so little is missing that it may go into the transaction of the current group."""
-        if self._settle_late_write() or trio.current_time() < self._next_try:
+        if await self._settle_late_write() or trio.current_time() < self._next_try:
             return False
-        missing = sum(
-            batch.size
-            for channel, position in self._behind.items()
-            for batch in channel.recent(max(position, channel.ring_oldest), INLINE_BYTES) or ()
-        )
-        return missing <= INLINE_BYTES
+        return self._due.missing_bytes() <= INLINE_BYTES
 
     def _catch_up(self) -> None:
         """Write a part of what is missing, beside the groups that go on being shown."""
-        if self._write is not None or trio.current_time() < self._next_try:
-            return
-        work = self._work([])
-        self._add_behind(work, INLINE_BYTES)
-        self._write = self._start(work, [])
+        if self._write is None and trio.current_time() >= self._next_try:
+            self._write = self._start(self._work(max_bytes=INLINE_BYTES))
 
-    def _settle_late_write(self) -> bool:
+    async def _settle_late_write(self) -> bool:
         """Count what a write that went on beside the groups has stored; True while it is not back."""
         write = self._write
         if write is None:
@@ -298,35 +312,22 @@ class Committer:
             return True
         self._write = None
         if write.error is not None:
-            self._degrade(str(write.error))
+            self._due.put_back(write.work)
+            await self._degrade(str(write.error))
             return False
-        self._count_stored(write.work.batches)
-        for channel, batch in write.work.batches:
-            if self._behind.get(channel, batch.end) < batch.end:
-                self._behind[channel] = batch.end
+        self._due.stored(write.work)
+        self._count_stored(write.work, len(write.work.batches))
         return False
 
-    def _add_behind(self, work: Work, max_bytes: int | None = None) -> int:
-        """Put what the spool lacks and the rings still have before the work's own batches; return their number."""
-        if not self._behind:
-            return 0
-        missing: list[tuple[Channel, Batch]] = []
-        size = 0
-        for channel, position in self._behind.items():
-            at = max(position, channel.ring_oldest)
-            for batch in channel.recent(at, 1 << 40) or ():
-                if max_bytes is not None and size > max_bytes:
-                    break
-                missing.append((channel, batch))
-                size += batch.size
-        work.batches[:0] = missing
-        return len(missing)
-
-    def _count_stored(self, batches: list[tuple[Channel, Batch]]) -> None:
-        """What was shown from memory is in the spool now."""
-        for channel, batch in batches:
+    def _count_stored(self, work: Work, batches: int) -> None:
+        """The first `batches` were shown from memory, and are in the spool now."""
+        for channel, batch in work.batches[:batches]:
             channel.page.memory -= batch.count
             channel.page.stored += batch.count
+
+
+def _succeeded(write: _Write) -> bool:
+    return write.done.is_set() and write.error is None
 
 
 def _now_ms() -> int:

@@ -120,6 +120,10 @@ class Group:
                 ]
                 lines.clear()
 
+    def open_own(self, channel: Channel) -> int:
+        """How many of them are ours."""
+        return self._own.get(channel, 0)
+
     def forget(self, channel: Channel) -> int:
         """The channel was deleted: give up its lines and return their number."""
         self._odd.pop(channel, None)

@@ -11,6 +11,8 @@ batch; counters are saved in the transaction of the group that they speak of.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class Page:
@@ -33,28 +35,33 @@ class Page:
         self.received += count
         self.dropped[reason] += count
 
-    def to_row(self, *, committed: int = 0) -> tuple[int | dict[str, int], ...]:
-        """What is saved; `committed` lines of `writing` will be stored by the transaction that saves it."""
+    def to_row(self, *, written: int = 0, healed: int = 0) -> tuple[int | dict[str, int], ...]:
+        """What is saved: as it will be when the transaction that saves it is committed.
+
+        That stores `written` lines of `writing`, and `healed` lines of `memory`.
+        """
         return (
             self.received,
             self.own,
-            self.stored + committed,
-            self.memory,
+            self.stored + written + healed,
+            self.memory - healed,
             dict(self.dropped),
             self.shipper_dropped,
             self.shipper_lost,
+            self.writing - written,
         )
 
-    def load(self, row: tuple[int, int, int, int, dict[str, int], int, int]) -> None:
+    def load(self, row: Sequence[Any]) -> None:
         """Go on from a saved row. What was in flight at the save is not counted: it came to nothing."""
-        self.received, self.own, self.stored, self.memory, dropped, self.shipper_dropped, self.shipper_lost = row
+        self.received, self.own, self.stored, self.memory, dropped, self.shipper_dropped, self.shipper_lost = row[:7]
+        self.received -= row[7]
         self.dropped = Counter(dropped)
 
-    def to_dict(self, *, open_lines: int) -> dict[str, object]:
-        """For people and programs; `open_lines` are in the group that still fills."""
+    def to_dict(self, *, open_lines: int = 0, open_own: int = 0) -> dict[str, Any]:
+        """For people and programs; `open_lines` are in the group that still fills, `open_own` of them ours."""
         return {
-            "received": self.received + open_lines,
-            "own": self.own,
+            "received": self.received + open_lines - open_own,
+            "own": self.own + open_own,
             "stored": self.stored,
             "memory": self.memory,
             "writing": self.writing + open_lines,
@@ -62,6 +69,16 @@ class Page:
             "shipper_dropped": self.shipper_dropped,
             "shipper_lost": self.shipper_lost,
         }
+
+
+def closed_page(name: str, page: Page) -> dict[str, Any]:
+    """The page of a channel that was deleted; what was being written is stored, or gone with the rest of it.
+
+    `of` tells it from the pages of drains, which say there whose they were.
+    """
+    row = page.to_dict()
+    row["stored"] += row.pop("writing")
+    return {"of": None, "channel": name, **row}
 
 
 class Ledger:
@@ -92,7 +109,7 @@ class Ledger:
         """Count requests or connections that were refused before their frames were seen."""
         self.requests_refused[reason] += count
 
-    def to_row(self) -> dict[str, object]:
+    def to_row(self) -> dict[str, Any]:
         """What is saved, and shown."""
         return {
             "frames": self.frames,
@@ -106,7 +123,7 @@ class Ledger:
             "count_mismatches": self.count_mismatches,
         }
 
-    def load(self, row: dict[str, object]) -> None:
+    def load(self, row: Mapping[str, Any]) -> None:
         """Go on from a saved row; fields that it does not have stay 0."""
         for name, value in row.items():
             setattr(self, name, Counter(value) if isinstance(value, dict) else value)

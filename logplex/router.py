@@ -10,6 +10,7 @@ Rules (protocol sections 2, 3 and 11):
 * Whatever is refused is counted once, by reason, in the ledger.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
@@ -160,8 +161,28 @@ class Router:
 
         A repeated `request_id` (with the same body, from the same principal) is not stored again; a repetition that
         comes while the first try is still open shares its outcome. `dropped` and `lost` are what the shipper says
-        of itself. A cancel after the lines were accepted does not take them back.
+        of itself. A cancel after the lines were accepted does not take them back. `HELD`: nobody can say when they
+        will be committed.
         """
+        taken = self._take_body(body, principal, expected, lenient, request_id, dropped, lost)
+        hold_seconds = self._committer.hold_seconds
+        if hold_seconds == math.inf:
+            return await taken
+        with trio.move_on_after(hold_seconds):
+            return await taken
+        return Outcome.HELD
+
+    async def _take_body(
+        self,
+        body: bytes,
+        principal: Principal,
+        expected: int | None,
+        lenient: bool,
+        request_id: str | None,
+        dropped: int,
+        lost: int,
+    ) -> Outcome:
+        await self._committer.room()
         claim = await self._claim(principal, request_id, body) if request_id else None
         if isinstance(claim, Duplicate):
             self.ledger.duplicates += 1
@@ -187,9 +208,7 @@ class Router:
             return Outcome.DONE
         group.waiting = True
         self._committer.flush()
-        outcome = await group.settled()
-        await self._committer.room()
-        return outcome
+        return await group.settled()
 
     async def _claim(self, principal: Principal, request_id: str, body: bytes) -> First | Duplicate:
         while isinstance(claim := self._window.begin(principal.id, request_id, body), Pending):

@@ -33,7 +33,7 @@ from ..api.platform import platform_routes
 from ..api.services import Health, Services
 from ..api.sessions import SessionPages
 from ..api.sign_ins import SignIns
-from ..channel import Channels, History, NoHistory
+from ..channel import Channel, Channels, History, NoHistory
 from ..commit import Committer
 from ..config import Settings
 from ..dedupe import Window
@@ -53,10 +53,13 @@ from ..router import Router
 from ..sessions import Sessions
 from ..store.config import ConfigStore
 from ..store.directory import DataDirectory
+from ..store.retention import Retention
 from ..store.spool import Spool, open_spool
 from .admin import ensure_admin
 from .listeners import Listeners
-from .wiring import ActiveChannels, Changes, Pages, RunningDrains
+from .notes import DegradedNotes
+from .pages import Pages
+from .wiring import ActiveChannels, Changes, RunningDrains
 
 log = structlog.get_logger()
 
@@ -130,7 +133,9 @@ class _Node:
             version=__version__,
             ca_file=settings.drain_ca_file,
         )
-        self.drains = RunningDrains(self.deliveries, self.active, registry, policy)
+        self.drains = RunningDrains(self.deliveries, self.active, registry, policy, self.committer.close_page)
+        self.notes = DegradedNotes(directory)
+        self.committer.note_degraded = self.notes.note
         self.committer.keep = self.window.keep
         self.committer.cursors = lambda: [state.to_row() for state in self.deliveries.dirty()]
         self.committer.node_row = self.ledger.to_row
@@ -144,6 +149,8 @@ class _Node:
         detail |= {"drains": len(self.deliveries), "uncommitted_bytes": self.committer.uncommitted_bytes}
         if degraded is not None:
             detail |= {"degraded_since": degraded, "degraded_reason": self.committer.degraded_reason}
+        if self.spool is not None and self.spool.unknown_since is not None:
+            detail["lines_may_be_lost_since"] = self.spool.unknown_since  # the last server crashed without proof
         return Health(
             routing=self.routing,
             stopping=self.stopping,
@@ -151,8 +158,10 @@ class _Node:
             detail=detail,
         )
 
-    def _channel_came(self, channel: object) -> None:
-        channel.form = self.drains.form(channel)  # type: ignore[attr-defined,arg-type]
+    def _channel_came(self, channel: Channel) -> None:
+        channel.form = self.drains.form(channel)
+        if channel.no_history and self.spool is not None:
+            self.spool.written.add(channel.id)  # what the last server kept for drains
 
 
 @asynccontextmanager
@@ -166,7 +175,7 @@ async def _node(
         registry = Registry(store, settings)
         await registry.load()
         await ensure_admin(registry, directory, admin)
-        spool = None
+        spool: Spool | None = None
         if settings.durability != "none":
             spool = await stack.enter_async_context(open_spool(directory, settings))
         directory.begin_run(settings.durability)
@@ -186,7 +195,9 @@ async def _run(
         keeping.start_soon(node.registry.run)
         await keeping.start(node.committer.run)
         if node.spool is not None:
-            keeping.start_soon(node.spool.keep_bounds, node.channels, node.drains.passed)
+            keeping.start_soon(node.notes.run)
+            keeping.start_soon(node.spool.checkpoints.run)
+            keeping.start_soon(Retention(node.spool, node.channels, settings, node.drains.passed).run)
             keeping.start_soon(node.spool.remove_unknown, node.registry.known_channel_ids)
         async with trio.open_nursery() as delivering:
             await delivering.start(node.deliveries.run)
@@ -218,7 +229,7 @@ async def _load(node: _Node, settings: Settings) -> dict[int, DrainState]:
         return {}
     node.ledger.load(await node.spool.node())
     wall = time.time()
-    node.window.load(await node.spool.ids(wall - settings.duplicate_seconds), wall=wall)
+    node.window.load(await node.spool.ids(wall - settings.duplicate_seconds, settings.duplicate_ids), wall=wall)
     rows = await node.spool.cursors()
     gone = [drain_id for drain_id in rows if drain_id not in node.registry.drains]
     if gone:
@@ -233,7 +244,7 @@ def _changes(node: _Node) -> Changes:
         router=node.router,
         tails=node.tails,
         drains=node.drains,
-        on_removed=node.spool.remove_channel if node.spool is not None else lambda channel_id: None,
+        spool=node.spool,
     )
 
 
@@ -243,7 +254,7 @@ def _http_listeners(node: _Node, settings: Settings, listeners: Listeners) -> li
         registry=node.registry,
         channels=node.active,
         drains=node.drains,
-        ledger=Pages(node.ledger, node.committer, node.active, node.drains),
+        ledger=Pages(node.ledger, node.committer, node.active, node.drains, node.spool),
         settings=settings,
         health=node.health,
         validate_drain=node.drains.validate,

@@ -5,7 +5,7 @@
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -14,7 +14,6 @@ from drains.deliveries import Deliveries
 from drains.policy import Policy
 from drains.spec import DrainSpec
 from drains.state import DrainState
-from drains.status import DrainStatus
 from drains.url import Kind, parse
 
 from ..api.services import ValidDrain
@@ -24,10 +23,15 @@ from ..commit import Committer
 from ..errors import NotFound, Unprocessable
 from ..fanout import Tails
 from ..filters import parse_time
-from ..ledger import Ledger
+from ..ledger import closed_page
 from ..registry import Change, ChannelRecord, DrainRecord, Registry
 from ..router import Router
+from ..store.spool import Spool
 from ..tail import start_at_time
+from .pages import closed_drain, drain_page
+
+AT_START = 500  # drains that are started before the server is ready, even if their cursors are known
+LOADED_TOGETHER = 500
 
 
 class ActiveChannels:
@@ -51,51 +55,50 @@ class ActiveChannels:
             raise NotFound("Not found")
         return channel
 
+    async def load(self, channel_ids: Iterable[int]) -> None:
+        """Make many active with one question to each store; those that were deleted are left out."""
+        missing = {number for number in channel_ids if self._channels.get(number) is None}
+        records = await self._registry.channels_by_id(missing) if missing else []
+        await self._channels.load({record.id: (record.name, record.flags) for record in records})
 
-class Pages:
-    """The ledger for people and programs (api.services.Pages)."""
-
-    def __init__(
-        self, ledger: Ledger, committer: Committer, channels: ActiveChannels, drains: "RunningDrains"
-    ) -> None:
-        self._ledger = ledger
-        self._committer = committer
-        self._channels = channels
-        self._drains = drains
-
-    def node(self) -> Mapping[str, Any]:
-        return self._ledger.to_row()
-
-    async def channel(self, channel_id: int) -> Mapping[str, Any]:
-        channel = await self._channels.get(channel_id)
-        page = channel.page.to_dict(open_lines=self._committer.current.open_lines(channel))
-        return {
-            **page,
-            "epoch": channel.epoch,
-            "oldest": channel.oldest,
-            "head": channel.head,
-            "drains": self._drains.pages(channel_id),
-        }
+    def active(self, channel_id: int) -> Channel | None:
+        """The channel if it is active."""
+        return self._channels.get(channel_id)
 
 
 class RunningDrains:
     """The drains as the API sees them (api.services.Drains), kept in step with the config."""
 
-    def __init__(self, deliveries: Deliveries, channels: ActiveChannels, registry: Registry, policy: Policy) -> None:
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        channels: ActiveChannels,
+        registry: Registry,
+        policy: Policy,
+        close_page: Callable[[dict[str, Any], int], None],
+    ) -> None:
         self._deliveries = deliveries
         self._channels = channels
         self._registry = registry
         self._policy = policy
+        self._close_page = close_page
         self._of_channel: dict[int, dict[int, Kind]] = {}
         self._nursery: trio.Nursery | None = None
 
     async def start(self, states: Mapping[int, DrainState], nursery: trio.Nursery) -> None:
-        """Start every drain that the config knows; `nursery` takes those that are added while their channel sleeps."""
+        """Start every drain that the config knows; `nursery` takes those that are added while their channel sleeps.
+
+        Drains without a state begin at the head, so they have to be there before the next line. Of the others a
+        server with very many starts the rest when it is ready: their cursors wait.
+        """
         self._nursery = nursery
-        for record in list(self._registry.drains.values()):
+        records = sorted(self._registry.drains.values(), key=lambda record: record.id in states)
+        for record in records:
             self._note(record)
-        for record in list(self._registry.drains.values()):
-            await self._add(record, states.get(record.id))
+        at_once = max(AT_START, len(records) - len(states))
+        await self._add(records[:at_once], states)
+        if records[at_once:]:
+            nursery.start_soon(self._add, records[at_once:], states)
 
     def validate(self, url: str, options: Mapping[str, Any]) -> ValidDrain:
         """What may be stored; raises Unprocessable."""
@@ -129,15 +132,15 @@ class RunningDrains:
     def pages(self, channel_id: int) -> list[Mapping[str, Any]]:
         """The pages of a channel's drains."""
         return [
-            {"id": drain_id, **_drain_page(status)}
+            {"id": drain_id, **drain_page(status)}
             for drain_id in self._of_channel.get(channel_id, ())
             if (status := self._deliveries.status(drain_id)) is not None
         ]
 
     def passed(self, channel: Channel) -> int:
-        """Up to where all drains of a channel have read."""
+        """Up to where all drains of a channel have read; a drain that does not run yet has read nothing."""
         statuses = [self._deliveries.status(drain_id) for drain_id in self._of_channel.get(channel.id, ())]
-        return min((status.cursor for status in statuses if status is not None), default=channel.head)
+        return min((0 if status is None else status.cursor for status in statuses), default=channel.head)
 
     def form(self, channel: Channel) -> Form:
         """The form that makes the channel's drains cheapest."""
@@ -151,7 +154,7 @@ class RunningDrains:
             channel.form = self.form(channel)
             self._deliveries.add(self._spec(record), channel, None)
         elif self._nursery is not None:
-            self._nursery.start_soon(self._add, record, None)
+            self._nursery.start_soon(self._add, [record], {})
 
     def changed(self, record: DrainRecord, channel: Channel | None) -> None:
         """A drain got another URL or other options."""
@@ -163,19 +166,26 @@ class RunningDrains:
 
     def removed(self, record: DrainRecord, channel: Channel | None) -> None:
         """A drain was deleted."""
-        self._of_channel.get(record.channel_id, {}).pop(record.id, None)
-        self._deliveries.remove(record.id)
+        kinds = self._of_channel.get(record.channel_id, {})
+        kinds.pop(record.id, None)
+        if not kinds:
+            self._of_channel.pop(record.channel_id, None)
+        state = self._deliveries.remove(record.id)
+        if state is not None:
+            self._close_page(closed_drain(state), record.id)
         if channel is not None:
             channel.form = self.form(channel)
 
-    async def _add(self, record: DrainRecord, state: DrainState | None) -> None:
-        try:
-            channel = await self._channels.get(record.channel_id)
-        except NotFound:
-            return  # deleted meanwhile
-        if record.id in self._registry.drains and record.id not in self._deliveries:
-            channel.form = self.form(channel)
-            self._deliveries.add(self._spec(record), channel, state)
+    async def _add(self, records: Sequence[DrainRecord], states: Mapping[int, DrainState]) -> None:
+        for start in range(0, len(records), LOADED_TOGETHER):
+            part = records[start : start + LOADED_TOGETHER]
+            await self._channels.load({record.channel_id for record in part})
+            for old in part:
+                record = self._registry.drains.get(old.id)  # it may have changed, or gone, while we waited
+                channel = self._channels.active(old.channel_id)
+                if record is not None and channel is not None and record.id not in self._deliveries:
+                    channel.form = self.form(channel)
+                    self._deliveries.add(self._spec(record), channel, states.get(record.id))
 
     def _note(self, record: DrainRecord) -> None:
         if record.url is not None:
@@ -185,20 +195,6 @@ class RunningDrains:
         if record.url is None:
             raise Unprocessable("the drain has no URL yet")
         return DrainSpec.parse(record.id, record.token, record.url, record.options)
-
-
-def _drain_page(status: DrainStatus) -> dict[str, Any]:
-    """A drain's page of the ledger: `head - start = delivered + filtered + sum(lost) + pending`."""
-    return {
-        "start": status.start,
-        "head": status.head,
-        "delivered": status.delivered,
-        "filtered": status.filtered,
-        "lost": dict(status.lost),
-        "pending": status.pending,
-        "retried": status.retried,
-        "replayed": status.replayed,
-    }
 
 
 async def _position(channel: Channel, start: object) -> int:
@@ -224,14 +220,14 @@ class Changes:
         router: Router,
         tails: Tails,
         drains: RunningDrains,
-        on_removed: Callable[[int], None],
+        spool: Spool | None,
     ) -> None:
         self._channels = channels
         self._committer = committer
         self._router = router
         self._tails = tails
         self._drains = drains
-        self._on_removed = on_removed
+        self._spool = spool
 
     def __call__(self, change: Change) -> None:
         """One change, in the order of the commits."""
@@ -254,13 +250,17 @@ class Changes:
         channel = self._channels.remove(record.id)
         self._router.forget_routes()
         if channel is not None:
-            self._committer.current.forget(channel)
+            channel.page.drop("deleted", self._committer.current.forget(channel))
+            self._committer.close_page(closed_page(channel.name, channel.page))
         self._tails.end_channel(record.id)
-        self._on_removed(record.id)
+        if self._spool is not None:
+            self._spool.remove_channel(record.id, None if channel is not None else record.name)
 
     def _flags_changed(self, record: ChannelRecord) -> None:
         channel = self._channels.get(record.id)
         if channel is not None:
             channel.no_tail = "no_tail" in record.flags
             channel.no_history = "no_history" in record.flags
+            if self._spool is not None:
+                self._spool.written.add(channel.id)
         self._tails.flags_changed(record.id)

@@ -41,6 +41,7 @@ class ConfigStore(DatabaseThread):
     load_tokens = _call(config_channels.load_tokens)
     find_channel = _call(config_rows.find_channel)
     find_channel_id = _call(config_channels.find_channel_id)
+    find_channel_ids = _call(config_channels.find_channel_ids)
     known_channel_ids = _call(config_channels.known_channel_ids)
     list_channels = _call(config_channels.list_channels)
     channel_info = _call(config_channels.channel_info)

@@ -33,6 +33,12 @@ def find_channel_id(db: sqlite3.Connection, channel_id: int) -> ChannelRecord | 
     return None if row is None else channel_from(row)
 
 
+def find_channel_ids(db: sqlite3.Connection, ids: Collection[int]) -> list[ChannelRecord]:
+    """Those of `ids` that exist."""
+    query = "SELECT id, name, flags FROM channels WHERE id IN (SELECT value FROM json_each(?))"
+    return [channel_from(row) for row in db.execute(query, (json.dumps(list(ids)),))]
+
+
 def known_channel_ids(db: sqlite3.Connection, ids: Collection[int]) -> set[int]:
     """Those of `ids` that exist; the spool removes the rows of all others."""
     query = "SELECT id FROM channels WHERE id IN (SELECT value FROM json_each(?))"

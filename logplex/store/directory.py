@@ -10,6 +10,7 @@
 import fcntl
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class DataDirectory:
             os.close(self._lock)
             raise SetupError(f"another server runs on the data directory {path}") from exc
         self._run: dict[str, Any] = {}
+        self._writing = threading.Lock()  # notes come from several threads
 
     def close(self) -> None:
         """Give the lock back."""
@@ -71,7 +73,7 @@ class DataDirectory:
         run = self.last_run()
         if not run:
             return True  # nothing was ever written here
-        if run.get("durability") not in ("commit", "fsync") or run.get("degraded_since"):
+        if run.get("durability") not in ("commit", "fsync") or run.get("degraded_since") or run.get("damaged"):
             return False
         return bool(run.get("clean") or run["durability"] == "fsync" or run.get("boot") == _boot_id())
 
@@ -82,13 +84,20 @@ class DataDirectory:
 
     def note_degraded(self, since: float | None) -> None:
         """The spool no longer takes lines, or does again (None). Raises OSError when not even this can be written."""
-        self._run["degraded_since"] = since
-        self.write("run", json.dumps(self._run))
+        self._note("degraded_since", since)
+
+    def note_damaged(self) -> None:
+        """The spool is damaged: the next start sets it aside."""
+        self._note("damaged", True)
 
     def end_run(self) -> None:
         """A clean stop: everything is on disk."""
-        self._run["clean"] = True
-        self.write("run", json.dumps(self._run))
+        self._note("clean", True)
+
+    def _note(self, key: str, value: object) -> None:
+        with self._writing:
+            self._run[key] = value
+            self.write("run", json.dumps(self._run))
 
 
 def _boot_id() -> str:

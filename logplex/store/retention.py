@@ -1,185 +1,187 @@
-"""What the spool keeps, and how it forgets the rest in small steps.
+"""What the spool keeps, and how it forgets the rest.
 
 Rules (design section 3; tests/store/test_retention.py):
 
 * A channel keeps its newest `history_lines` for `history_seconds`, whatever others write, within the total.
-* More than that is kept while there is room: `channel_bytes` for a channel, `spool_bytes` for all. Over the total goes
+* More than that is kept while there is room: `channel_bytes` for a channel, `max_bytes` for all. Over the total goes
   first what exceeds `history_lines`, of the biggest channel; then the oldest rows of all.
+* A channel without history keeps what a drain has not passed yet, and no more.
 * Drains never hold deletion: what they have not read is theirs to tell as lost.
-* A step deletes a few rows in a transaction of its own, so that a commit waits for one step at most.
-* The last row of a channel leaves head and page behind: positions go on.
+* Every step is a small transaction (forget.py), so that a commit waits for one at most.
+* When the disk is full the bound becomes less than what is held, until there is space again; then the reserve is
+  made again.
+* A jump of the wall clock stops forgetting by age until it has agreed with itself for an hour.
 """
 
-import sqlite3
-from typing import NamedTuple
+import time
+from collections.abc import Callable
+from heapq import heapify, heappop, heapreplace
 
+import structlog
+import trio
+
+from ..channel import Channel, Channels
 from ..config import Settings
+from ..errors import StoreError
+from . import forget, tables
+from .reserve import SPARE_BYTES, free_bytes
+from .spool import CLOSED_SECONDS, Spool
 
-STEP_ROWS = 128
+log = structlog.get_logger()
 
-_SAVE_LAST = (
-    "INSERT INTO pages SELECT channel, id, first + count, total, page FROM lines WHERE channel = ?1 "
-    "ORDER BY first DESC LIMIT 1 ON CONFLICT (channel) DO UPDATE SET "
-    "after = max(after, excluded.after), head = max(head, excluded.head), total = max(total, excluded.total), "
-    "page = CASE WHEN after >= excluded.after THEN page ELSE excluded.page END"
-)
-
-
-class Bounds(NamedTuple):
-    """How much is kept."""
-
-    history_lines: int
-    history_seconds: float
-    channel_bytes: int
-    spool_bytes: int
-    duplicate_seconds: float
-
-    @classmethod
-    def of(cls, settings: Settings, spool_bytes: int) -> "Bounds":
-        """From the settings; `spool_bytes` is what the disk allows of them."""
-        return cls(
-            settings.history_lines,
-            settings.history_seconds,
-            settings.channel_bytes,
-            spool_bytes,
-            settings.duplicate_seconds,
-        )
+LOOK_SECONDS = 2.0  # between two looks at the bounds
+JUMP_SECONDS = 3600.0  # of the wall clock: more than any daylight saving that a wrong zone makes
 
 
-Forgotten = dict[int, int]
-"""Channels of which rows were deleted → the oldest position that is left."""
+class Retention:
+    """Keeps one spool within its bounds; `run` is its task.
+
+    `passed` says up to where all drains of a channel without history have read.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        channels: Channels,
+        settings: Settings,
+        passed: Callable[[Channel], int],
+        *,
+        clock: "SteadyClock | None" = None,
+    ) -> None:
+        self._spool = spool
+        self._channels = channels
+        self._settings = settings
+        self._passed = passed
+        self._clock = clock or SteadyClock()
+        self._max_bytes = spool.max_bytes  # less while the disk is full
+        self._reserved = False
+        self._limiter = trio.CapacityLimiter(1)  # not trio's own threads: look-ups of names may hang in all of those
+
+    async def run(self) -> None:
+        """Look at the bounds again and again, until cancelled."""
+        while True:
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._spool.full.wait()
+            try:
+                await self.look()
+            except StoreError as exc:
+                log.warning("retention_failed", reason=str(exc))
+                await trio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Forget everything that is beyond the bounds now; raises StoreError."""
+        await self._look_at_the_disk()
+        await self._forget_removed()
+        await self._forget_by_age()
+        for channel_id in tuple(self._spool.written):
+            self._spool.written.discard(channel_id)
+            await self._forget_of(channel_id)
+        if await self._used() > self._max_bytes * 9 // 10:
+            await self._forget_for_room()
+
+    async def _look_at_the_disk(self) -> None:
+        spool = self._spool
+        if spool.full.is_set():
+            spool.full = trio.Event()
+            self._reserved = False
+            self._max_bytes = min(self._max_bytes, await self._used())
+            log.warning("forgetting_for_room", bytes=self._max_bytes // 10)
+        elif not self._reserved or self._max_bytes < spool.max_bytes:
+            self._reserved = await trio.to_thread.run_sync(spool.reserve.make, limiter=self._limiter)
+            free = await trio.to_thread.run_sync(free_bytes, spool.reserve.path.parent, limiter=self._limiter)
+            if self._reserved and free >= SPARE_BYTES:
+                self._max_bytes = spool.max_bytes
+
+    async def _forget_removed(self) -> None:
+        spool = self._spool
+        while spool.removed:
+            channel_id = spool.removed[0]
+            await spool.close_saved_page(channel_id)
+            if await spool.thread.run(forget.forget_channel, channel_id):
+                spool.removed.remove(channel_id)
+
+    async def _forget_by_age(self) -> None:
+        run = self._spool.thread.run
+        wall = self._clock.wall()
+        if wall is None:
+            return
+        before_ms = int((wall - self._settings.history_seconds) * 1000)
+        while self._forgotten(await run(forget.forget_old, before_ms)):
+            pass
+        while await run(forget.forget_ids, wall - self._settings.duplicate_seconds):
+            pass
+        closed, old = self._spool.closed, []
+        while closed and closed[0][0] < (wall - CLOSED_SECONDS) * 1e9:
+            old.append(closed.popleft()[0])
+        if old:
+            await run(tables.forget_state, tables.Kind.CLOSED, old)
+
+    async def _forget_of(self, channel_id: int) -> None:
+        run = self._spool.thread.run
+        channel = self._channels.get(channel_id)
+        if channel is not None and channel.no_history:
+            passed = self._passed(channel)
+            while self._forgotten(await run(forget.forget_before, channel_id, passed)):
+                pass
+            if passed < channel.head:
+                self._spool.written.add(channel_id)
+        while self._forgotten(await run(forget.forget_beyond_bytes, channel_id, self._settings.channel_bytes)):
+            pass
+
+    async def _forget_for_room(self) -> None:
+        """Biggest channel first; the list of them is made once, in small steps too."""
+        run = self._spool.thread.run
+        biggest: list[tuple[int, int, int]] = []
+        found = [-1]
+        while found:
+            found = await run(forget.channel_ids, found[-1])
+            for excess in await run(forget.excesses, found, self._settings.history_lines):
+                biggest.append((-excess.bytes, excess.channel_id, excess.position))
+        heapify(biggest)
+        target = self._max_bytes * 7 // 8  # a little more than needed, so that the list is not made every time
+        before = used = await self._used()
+        while used > target:
+            if biggest:
+                negative, channel_id, position = biggest[0]
+                forgotten = await run(forget.forget_before, channel_id, position)
+            else:
+                forgotten = await run(forget.forget_oldest)
+                if not forgotten:
+                    return
+            self._forgotten(forgotten)
+            before, used = used, await self._used()
+            if biggest and not forgotten:
+                heappop(biggest)
+            elif biggest:
+                heapreplace(biggest, (negative + max(0, before - used), channel_id, position))
+
+    async def _used(self) -> int:
+        return await self._spool.thread.run(forget.used_bytes)
+
+    def _forgotten(self, oldest: forget.Forgotten) -> bool:
+        """Tell the readers of these channels; whether there were any."""
+        for channel_id, position in oldest.items():
+            channel = self._channels.get(channel_id)
+            if channel is not None:
+                channel.forget_before(position)
+        return bool(oldest)
 
 
-def used_bytes(connection: sqlite3.Connection) -> int:
-    """Bytes of the file that hold something."""
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
+class SteadyClock:
+    """Wall time for age, as long as it runs as the monotonic clock does."""
 
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._offset = wall() - monotonic()
+        self._paused_until = -1.0
 
-def forget_channel(connection: sqlite3.Connection, channel_id: int) -> bool:
-    """Delete a step of a channel that is gone for good; True when nothing of it is left."""
-    with connection:
-        ids = [row[0] for row in connection.execute(_OLDEST, (channel_id, STEP_ROWS))]
-        _delete(connection, ids)
-        if len(ids) == STEP_ROWS:
-            return False
-        connection.execute("DELETE FROM pages WHERE channel = ?", (channel_id,))
-    return True
-
-
-def forget_old(connection: sqlite3.Connection, before_ms: int) -> Forgotten:
-    """Delete a step of the rows that were received before a time (unix ms); rows are in the order of time."""
-    rows = connection.execute("SELECT id, channel, at FROM lines ORDER BY id LIMIT ?", (STEP_ROWS,)).fetchall()
-    return _forget(connection, [(row[0], row[1]) for row in rows if row[2] < before_ms])
-
-
-def forget_beyond_bytes(connection: sqlite3.Connection, channel_id: int, max_bytes: int) -> Forgotten:
-    """Delete a step of what a channel holds beyond `max_bytes`; its newest row always stays."""
-    newest = _newest(connection, channel_id)
-    if newest is None:
-        return {}
-    rows = connection.execute(
-        "SELECT id, total FROM lines WHERE channel = ? ORDER BY first LIMIT ?", (channel_id, STEP_ROWS)
-    ).fetchall()
-    return _forget(connection, [(row[0], channel_id) for row in rows if row[1] <= newest[1] - max_bytes])
-
-
-def forget_before(connection: sqlite3.Connection, channel_id: int, position: int) -> Forgotten:
-    """Delete a step of a channel's rows that end at `position` or before."""
-    rows = connection.execute(
-        "SELECT id, first + count FROM lines WHERE channel = ? ORDER BY first LIMIT ?", (channel_id, STEP_ROWS)
-    ).fetchall()
-    return _forget(connection, [(row[0], channel_id) for row in rows if row[1] <= position])
-
-
-def forget_for_room(connection: sqlite3.Connection, history_lines: int) -> Forgotten:
-    """Delete a step of what there is too much of: of the biggest channel that has more than its history."""
-    biggest = max(_excesses(connection, history_lines), default=None)
-    if biggest is not None:
-        _, channel_id, position = biggest
-        return forget_before(connection, channel_id, position)
-    rows = connection.execute("SELECT id, channel FROM lines ORDER BY id LIMIT ?", (STEP_ROWS,)).fetchall()
-    return _forget(connection, rows)
-
-
-def forget_ids(connection: sqlite3.Connection, before: float) -> None:
-    """Delete the request ids that were stored before a time (unix seconds)."""
-    with connection:
-        connection.execute(
-            "DELETE FROM ids WHERE id IN (SELECT id FROM ids WHERE at < ? ORDER BY id LIMIT ?)",
-            (before, 8 * STEP_ROWS),
-        )
-
-
-def channel_ids(connection: sqlite3.Connection) -> list[int]:
-    """Every channel that the spool knows: one look-up a channel, however many rows it has."""
-    found = []
-    number = -1
-    while True:
-        row = connection.execute(
-            "SELECT channel FROM lines WHERE channel > ? ORDER BY channel LIMIT 1", (number,)
-        ).fetchone()
-        if row is None:
-            break
-        number = row[0]
-        found.append(number)
-    return sorted({*found, *(row[0] for row in connection.execute("SELECT channel FROM pages"))})
-
-
-_OLDEST = "SELECT id FROM lines WHERE channel = ? ORDER BY first LIMIT ?"
-
-
-def _excesses(connection: sqlite3.Connection, history_lines: int) -> list[tuple[int, int, int]]:
-    """(bytes, channel, first position of its history) of channels with whole rows before their history."""
-    found = []
-    for channel_id in channel_ids(connection):
-        newest = _newest(connection, channel_id)
-        if newest is None:
-            continue
-        position = newest[0] - history_lines
-        first, count, total, size = connection.execute(
-            "SELECT first, count, total, length(data) FROM lines WHERE channel = ? ORDER BY first LIMIT 1",
-            (channel_id,),
-        ).fetchone()
-        if first + count <= position:
-            found.append((newest[1] - total + size, channel_id, position))
-    return found
-
-
-def _newest(connection: sqlite3.Connection, channel_id: int) -> tuple[int, int] | None:
-    """Head and total of a channel's newest row."""
-    row: tuple[int, int] | None = connection.execute(
-        "SELECT first + count, total FROM lines WHERE channel = ? ORDER BY first DESC LIMIT 1", (channel_id,)
-    ).fetchone()
-    return row
-
-
-def _forget(connection: sqlite3.Connection, rows: list[tuple[int, int]]) -> Forgotten:
-    """Delete rows (id, channel) and say what is left of their channels."""
-    if not rows:
-        return {}
-    forgotten: Forgotten = {}
-    channels = {channel_id for _, channel_id in rows}
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.executemany(_SAVE_LAST, [(channel_id,) for channel_id in channels])
-        _delete(connection, [row[0] for row in rows])
-        for channel_id in channels:
-            oldest, head = connection.execute(
-                "SELECT (SELECT min(first) FROM lines WHERE channel = ?1), "
-                "(SELECT head FROM pages WHERE channel = ?1)",
-                (channel_id,),
-            ).fetchone()
-            forgotten[channel_id] = head if oldest is None else oldest
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return forgotten
-
-
-def _delete(connection: sqlite3.Connection, ids: list[int]) -> None:
-    connection.executemany("DELETE FROM lines WHERE id = ?", [(number,) for number in ids])
+    def wall(self) -> float | None:
+        """Now; None for an hour after a jump of more than an hour."""
+        now = self._monotonic()
+        offset = self._wall() - now
+        if abs(offset - self._offset) > JUMP_SECONDS:
+            log.warning("clock_jumped", seconds=round(offset - self._offset), paused="forgetting by age")
+            self._paused_until = now + JUMP_SECONDS
+        self._offset = offset
+        return None if now < self._paused_until else now + offset

@@ -6,6 +6,7 @@
 * The connection never leaves the thread; errors of sqlite3 and of the file system come out as `StoreError`.
 """
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -13,9 +14,14 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 import outcome
+import structlog
 import trio
 
 from ..errors import StoreError
+
+log = structlog.get_logger()
+
+CLOSE_SECONDS = 10.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +33,8 @@ class DatabaseThread:
     """A thread that owns one connection; use as `async with DatabaseThread(open) as thread`.
 
     `connect` is called in the thread and returns the connection; what it raises is raised on entering.
-    Leaving waits for the calls that are queued and closes the connection.
+    Leaving waits for the calls that are queued and closes the connection; a disk that hangs is not waited for longer
+    than CLOSE_SECONDS.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
@@ -50,8 +57,10 @@ class DatabaseThread:
 
     async def __aexit__(self, *_: object) -> None:
         self._jobs.put(None)
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
             await self._closed.wait()
+            return
+        log.error("database_not_closed", name=self._thread.name, seconds=CLOSE_SECONDS)  # the thread is a daemon
 
     async def run(self, fn: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn(connection, …)` in the thread and return what it returns; a cancel stops the waiting only."""
@@ -95,7 +104,8 @@ class DatabaseThread:
             while (job := self._jobs.get()) is not None:
                 job(connection)
         finally:
-            connection.close()
+            with contextlib.suppress(sqlite3.Error):  # nothing is lost: every call was a transaction
+                connection.close()
             self._tell(self._closed.set)
 
     def _tell(self, fn: Callable[..., object], *args: object) -> None:

@@ -1,0 +1,174 @@
+"""Deleting from the spool in small steps, each a transaction of its own, so that a commit waits for one at most.
+
+* A step deletes up to `STEP_ROWS` rows or `STEP_BYTES`, the oldest of what it was asked for, and says what is left.
+* The last row of a channel leaves its head, bytes and page behind: positions and counters go on.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .tables import Transaction
+
+STEP_ROWS = 128
+STEP_BYTES = 4 * 1024 * 1024
+STEP_CHANNELS = 200  # looked at between two commits
+
+Forgotten = dict[int, int]
+"""Channels of which rows were deleted → the oldest position that is left (the head, where none is)."""
+
+_SAVE_LAST = (
+    "INSERT INTO places SELECT channel, id, first + count, total, page FROM lines WHERE channel = ?1 "
+    "ORDER BY first DESC LIMIT 1 ON CONFLICT (channel) DO UPDATE SET "
+    "head = max(head, excluded.head), total = max(total, excluded.total), "
+    "page = CASE WHEN after >= excluded.after THEN page ELSE excluded.page END, after = max(after, excluded.after)"
+)
+_OLDEST = "SELECT id, channel, length(data) FROM lines WHERE channel = ? ORDER BY first LIMIT ?"
+
+
+class Excess(NamedTuple):
+    """What a channel holds beyond its history: bytes, and where its history begins."""
+
+    bytes: int
+    channel_id: int
+    position: int
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes of the file that hold something."""
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def forget_channel(connection: sqlite3.Connection, channel_id: int) -> bool:
+    """Delete a step of a channel that is gone for good; True when nothing of it is left."""
+    rows = connection.execute(_OLDEST, (channel_id, STEP_ROWS)).fetchall()
+    with Transaction(connection):
+        _delete(connection, [row[0] for row in rows])
+        if len(rows) < STEP_ROWS:
+            connection.execute("DELETE FROM places WHERE channel = ?", (channel_id,))
+    return len(rows) < STEP_ROWS
+
+
+def forget_old(connection: sqlite3.Connection, before_ms: int) -> Forgotten:
+    """Delete a step of the rows that were received before a time (unix ms); rows are in the order of time."""
+    rows = connection.execute("SELECT id, channel, length(data), at FROM lines ORDER BY id LIMIT ?", (STEP_ROWS,))
+    return _forget(connection, [row[:3] for row in rows.fetchall() if row[3] < before_ms])
+
+
+def forget_beyond_bytes(connection: sqlite3.Connection, channel_id: int, max_bytes: int) -> Forgotten:
+    """Delete a step of what a channel holds beyond `max_bytes`; its newest row always stays."""
+    newest = _newest(connection, channel_id)
+    if newest is None:
+        return {}
+    rows = connection.execute(
+        "SELECT id, channel, length(data), total FROM lines WHERE channel = ? ORDER BY first LIMIT ?",
+        (channel_id, STEP_ROWS),
+    )
+    return _forget(connection, [row[:3] for row in rows.fetchall() if row[3] <= newest[1] - max_bytes])
+
+
+def forget_before(connection: sqlite3.Connection, channel_id: int, position: int) -> Forgotten:
+    """Delete a step of a channel's rows that end at `position` or before."""
+    rows = connection.execute(
+        "SELECT id, channel, length(data), first + count FROM lines WHERE channel = ? ORDER BY first LIMIT ?",
+        (channel_id, STEP_ROWS),
+    )
+    return _forget(connection, [row[:3] for row in rows.fetchall() if row[3] <= position])
+
+
+def forget_oldest(connection: sqlite3.Connection) -> Forgotten:
+    """Delete a step of the oldest rows of all channels."""
+    rows = connection.execute("SELECT id, channel, length(data) FROM lines ORDER BY id LIMIT ?", (STEP_ROWS,))
+    return _forget(connection, rows.fetchall())
+
+
+def forget_ids(connection: sqlite3.Connection, before: float) -> bool:
+    """Delete a step of the request ids that were stored before a time (unix seconds); False when there were none."""
+    rows = connection.execute("SELECT id, at FROM ids ORDER BY id LIMIT ?", (STEP_ROWS,)).fetchall()
+    old = [(row[0],) for row in rows if row[1] < before]
+    if old:
+        with Transaction(connection):
+            connection.executemany("DELETE FROM ids WHERE id = ?", old)
+    return bool(old)
+
+
+def channel_ids(connection: sqlite3.Connection, after: int) -> list[int]:
+    """The next channels that the spool knows, ascending: one look-up a channel, however many rows it has."""
+    found: list[int] = []
+    while len(found) < STEP_CHANNELS:
+        row = connection.execute(
+            "SELECT min(coalesce((SELECT channel FROM lines WHERE channel > ?1 ORDER BY channel LIMIT 1), ?2), "
+            "coalesce((SELECT channel FROM places WHERE channel > ?1 ORDER BY channel LIMIT 1), ?2))",
+            (after, _NO_CHANNEL),
+        ).fetchone()
+        if row[0] == _NO_CHANNEL:
+            break
+        after = row[0]
+        found.append(after)
+    return found
+
+
+def excesses(connection: sqlite3.Connection, channels: Iterable[int], history_lines: int) -> list[Excess]:
+    """What each of these channels holds in whole rows before its newest `history_lines`."""
+    found = []
+    for channel_id in channels:
+        newest = _newest(connection, channel_id)
+        if newest is None:
+            continue
+        position = newest[0] - history_lines
+        first, count, total, size = connection.execute(
+            "SELECT first, count, total, length(data) FROM lines WHERE channel = ? ORDER BY first LIMIT 1",
+            (channel_id,),
+        ).fetchone()
+        if first + count <= position:
+            kept = connection.execute(
+                "SELECT total - length(data) FROM lines WHERE channel = ? AND first <= ? ORDER BY first DESC LIMIT 1",
+                (channel_id, position),
+            ).fetchone()
+            found.append(Excess(kept[0] - total + size, channel_id, position))
+    return found
+
+
+_NO_CHANNEL = (1 << 63) - 1
+
+
+def _newest(connection: sqlite3.Connection, channel_id: int) -> tuple[int, int] | None:
+    """Head and total of a channel's newest row."""
+    row: tuple[int, int] | None = connection.execute(
+        "SELECT first + count, total FROM lines WHERE channel = ? ORDER BY first DESC LIMIT 1", (channel_id,)
+    ).fetchone()
+    return row
+
+
+def _forget(connection: sqlite3.Connection, rows: list[tuple[int, int, int]]) -> Forgotten:
+    """Delete rows (id, channel, bytes), the first of them up to STEP_BYTES, and say what is left of their channels."""
+    ids: list[int] = []
+    channels: set[int] = set()
+    size = 0
+    for row_id, channel_id, row_bytes in rows:
+        if ids and size + row_bytes > STEP_BYTES:
+            break
+        ids.append(row_id)
+        channels.add(channel_id)
+        size += row_bytes
+    if not ids:
+        return {}
+    forgotten: Forgotten = {}
+    with Transaction(connection):
+        connection.executemany(_SAVE_LAST, [(channel_id,) for channel_id in channels])
+        _delete(connection, ids)
+        for channel_id in channels:
+            oldest = connection.execute(
+                "SELECT first FROM lines WHERE channel = ? ORDER BY first LIMIT 1", (channel_id,)
+            ).fetchone()
+            if oldest is None:
+                oldest = connection.execute("SELECT head FROM places WHERE channel = ?", (channel_id,)).fetchone()
+            forgotten[channel_id] = oldest[0]
+    return forgotten
+
+
+def _delete(connection: sqlite3.Connection, ids: list[int]) -> None:
+    connection.executemany("DELETE FROM lines WHERE id = ?", [(number,) for number in ids])
