@@ -5,12 +5,13 @@ Invariants (a model test in tests/test_group.py):
 * The lines of one channel stay in the order in which they were taken; positions are given at `seal`, without gaps,
   and groups are sealed in the order in which they commit.
 * A line is counted `received` (or `own`) when it is sealed, and `writing` from then until its group is settled.
+* A line is PARTS strings of its channel's list (fastpath.py); an `odd` one is its frame and empty strings.
 * Lines are joined into pieces while they are still in the processor's cache (`compact`); a list stays the same object.
 * Lines of one channel have the form that the channel had at the first of them; the `odd` ones are RAW.
 * Whoever waits for the group's commit waits on `settled`, which also says how it ended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import NamedTuple
 
@@ -19,12 +20,15 @@ import trio
 from .batch import Batch, Form, raw_frame
 from .channel import Channel
 from .dedupe import First
-from .fastpath import Entries
+from .fastpath import PARTS, Entries
 
 MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
 COMPACT_BYTES = 256 * 1024  # of new lines; what a core's cache holds beside the rest
 COMPACT_CHANNEL_BYTES = 1024  # of new lines a channel, or joining costs more than it saves
 SAMPLE_LINES = 256  # of the first batch of a channel: how many lines fit into the next ones follows from it
+
+
+_NO_PARTS = ("",) * (PARTS - 1)
 
 
 class Outcome(Enum):
@@ -38,7 +42,7 @@ class Outcome(Enum):
 class Piece(NamedTuple):
     """Lines that are joined already."""
 
-    count: int
+    lines: int
     data: bytes
 
 
@@ -75,7 +79,7 @@ class Group:
         self.ids: list[First] = []  # request ids to store with the lines
         self.touched: set[Channel] = set()  # channels whose page changed though they may get no line
         self.outcome: Outcome | None = None
-        self._lines: dict[Channel, list[str]] = {}
+        self._lines: dict[Channel, list[str]] = {}  # PARTS strings a line
         self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in `_lines`
         self._compact_at = COMPACT_BYTES
         self._forms: dict[Channel, Form] = {}
@@ -86,10 +90,10 @@ class Group:
     def __bool__(self) -> bool:
         return bool(self._lines or self.ids or self.touched)
 
-    def open(self, channel: Channel) -> tuple[Form, Callable[[str], None]]:
-        """The form in which the channel's lines are to be rendered, and where they are appended."""
-        append = self._list(channel).append
-        return self._forms[channel], append
+    def open(self, channel: Channel) -> tuple[Form, Callable[[Iterable[str]], None]]:
+        """The form in which the channel's lines are to be rendered, and where their parts go."""
+        extend = self._list(channel).extend
+        return self._forms[channel], extend
 
     def append_raw(self, channel: Channel, pri: int, time: bytes, source: bytes, process: bytes, text: bytes) -> None:
         """Add a line that does not have the channel's form."""
@@ -102,8 +106,8 @@ class Group:
 
     def open_lines(self, channel: Channel) -> int:
         """Lines of the channel that are not sealed yet."""
-        joined = sum(piece.count for piece in self._pieces.get(channel, ()))
-        return joined + len(self._lines.get(channel, ()))
+        joined = sum(piece.lines for piece in self._pieces.get(channel, ()))
+        return joined + len(self._lines.get(channel, ())) // PARTS
 
     def compact(self) -> None:
         """Join what has gathered, when it is worth it; to be called now and then while the group fills."""
@@ -173,19 +177,19 @@ class Group:
             form = other._forms[channel]
             if self._forms[channel] is form:
                 if odd:
-                    shift = len(mine)
+                    shift = len(mine) // PARTS
                     self._odd.setdefault(channel, {}).update({shift + index: tails for index, tails in odd.items()})
                 mine += lines
                 continue
-            for index, text in enumerate(lines):  # a drain came or went within the request
-                batch = Batch(0, 1, 0, Form.RAW if index in odd else form, text.encode("latin-1"))
-                line = batch.lines()[0]
+            for index in range(len(lines) // PARTS):  # a drain came or went within the request
+                data = "".join(lines[index * PARTS : (index + 1) * PARTS]).encode("latin-1")
+                line = Batch(0, 1, 0, Form.RAW if index in odd else form, data).lines()[0]
                 self.append_raw(channel, int(line.pri), line.time, line.source, line.process, line.text)
         self.bytes += other.bytes
 
     def counts(self) -> list[tuple[Channel, int]]:
         """Lines by channel, while the group fills."""
-        return [(channel, len(lines)) for channel, lines in self._lines.items()]
+        return [(channel, len(lines) // PARTS) for channel, lines in self._lines.items()]
 
     async def settled(self) -> Outcome:
         """Wait until the group has ended, one way or another."""
@@ -212,8 +216,8 @@ class Group:
 
     def _append_odd(self, channel: Channel, frame: bytes, *, tails_only: bool) -> None:
         lines = self._list(channel)
-        self._odd.setdefault(channel, {})[len(lines)] = tails_only
-        lines.append(frame.decode("latin-1"))
+        self._odd.setdefault(channel, {})[len(lines) // PARTS] = tails_only
+        lines += (frame.decode("latin-1"), *_NO_PARTS)
         self.bytes += len(frame)
 
 
@@ -229,7 +233,7 @@ def _joined_batches(pieces: list[Piece], first: int, at: int, form: Form) -> lis
             parts = []
             count = size = 0
         parts.append(piece.data)
-        count += piece.count
+        count += piece.lines
         size += len(piece.data)
     batches.append(Batch(first, count, at, form, b"".join(parts)))
     return batches
@@ -242,30 +246,33 @@ def _batches(lines: list[str], first: int, at: int, form: Form, *, tails_only: b
     """
     batches = []
     start = 0
-    count = len(lines)
-    step = SAMPLE_LINES
-    while start < count:
-        part = lines[start : start + step] if start or step < count else lines
+    step = SAMPLE_LINES * PARTS
+    while start < len(lines):
+        part = lines[start : start + step] if start or step < len(lines) else lines
+        count = len(part) // PARTS
         data = "".join(part).encode("latin-1")
-        if len(data) > 2 * MAX_BATCH_BYTES and len(part) > 1:
-            step = max(1, len(part) * MAX_BATCH_BYTES // len(data))
+        size = len(data)
+        step = max(1, count * MAX_BATCH_BYTES // size) * PARTS
+        if size > 2 * MAX_BATCH_BYTES and count > 1:
             continue
-        batches.append(Batch(first + start, len(part), at, form, data, tails_only=tails_only))
+        batches.append(Batch(first, count, at, form, data, tails_only=tails_only))
+        first += count
         start += len(part)
-        step = max(1, len(part) * MAX_BATCH_BYTES // len(data))
     return batches
 
 
 def _mixed_batches(lines: list[str], odd: dict[int, bool], first: int, at: int, form: Form) -> list[Batch]:
     """Runs of lines of one kind: the channel's form, RAW, RAW for tails only."""
     batches: list[Batch] = []
+    count = len(lines) // PARTS
     start = 0
     kind = odd.get(0)
-    for index in range(1, len(lines) + 1):
-        if index < len(lines) and odd.get(index) is kind:
+    for index in range(1, count + 1):
+        if index < count and odd.get(index) is kind:
             continue
         run_form = form if kind is None else Form.RAW
-        batches += _batches(lines[start:index], first + start, at, run_form, tails_only=bool(kind))
+        run = lines[start * PARTS : index * PARTS]
+        batches += _batches(run, first + start, at, run_form, tails_only=bool(kind))
         start = index
         kind = odd.get(index)
     return batches

@@ -233,7 +233,7 @@ class Changes:
         """One change, in the order of the commits."""
         record = change.record
         match change.kind:
-            case "token_removed" | "credential_changed":
+            case "token_removed" | "credential_removed":
                 self._router.forget_routes()
             case "channel_removed" if isinstance(record, ChannelRecord):
                 self._channel_removed(record)
