@@ -236,6 +236,11 @@ class Delivery:
         self.check()
         return not scope.cancelled_caught
 
+    async def go_on(self) -> None:
+        """After a wait: nothing more happens once the delivery was stopped; raises what `notify` ran into."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.check()
+
     def check(self) -> None:
         """Raise what `notify` or `readable` ran into."""
         crash, self.crash = self.crash, None

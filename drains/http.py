@@ -87,7 +87,7 @@ class HttpDelivery(Delivery):
         self._answer = Answer(self.site.limits.answer_bytes)
         life_end = self.connected_at + self.site.limits.life_seconds
         while True:
-            self.check()
+            await self.go_on()
             if self._failure is not None:
                 raise self._failure
             if self._rest is not None:
@@ -213,12 +213,12 @@ class HttpDelivery(Delivery):
         rendered, app, target = self.site.rendered, self.channel.id, self._limit()
         if self._cut() is not None:  # it stands, whatever the target is now, and however the lines are stored
             target = 2 * self._most
-        await rendered.take(app, target)
+        taken = await rendered.take(app, target)
         try:
             batches = await self.take(target, ring_bytes=2 * target)
         finally:
-            rendered.give_back(app, target)
-        self.check()
+            rendered.give_back(app, taken)
+        await self.go_on()
         if not batches or self._failure is not None or self._answer is None or not self._answer.reusable:
             return
         cut = self._cut()
@@ -278,7 +278,7 @@ class HttpDelivery(Delivery):
         with trio.CancelScope(deadline=self._deadline) as scope:
             self._parked = scope
             await link.wait_writable()
-        self.check()
+        await self.go_on()
         rest, answer, request = self._rest, self._answer, self._request
         if self._failure is not None or rest is None or answer is None or request is None:
             return

@@ -60,11 +60,11 @@ class Share:
         self._add(app, amount)
         return True
 
-    async def take(self, app: int, amount: int) -> None:
-        """Take `amount`, waiting for it; when cancelled, nothing is taken."""
+    async def take(self, app: int, amount: int) -> int:
+        """Take `amount` (or all there is), waiting for it: what was taken. Nothing when cancelled."""
         amount = min(amount, self.total)
         if self.try_take(app, amount):
-            return
+            return amount
         event = trio.Event()
         waiter = (amount, event)
         self._waiting.setdefault(app, deque()).append(waiter)
@@ -77,6 +77,7 @@ class Share:
                 self._forget(app, waiter)
                 self._serve()
             raise
+        return amount
 
     def force(self, app: int, amount: int) -> None:
         """Take `amount` that `fits` has just allowed, whoever waits."""

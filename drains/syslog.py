@@ -99,7 +99,7 @@ class SyslogDelivery(Delivery):
         self._untold = self.state.untold.lines if self.state.untold else 0
         life_end = self.connected_at + self.site.limits.life_seconds
         while True:
-            self.check()
+            await self.go_on()
             if self._closed_by_peer:
                 raise Failure("closed", "the receiver closed the connection")
             if self._rest is not None:
@@ -229,12 +229,13 @@ class SyslogDelivery(Delivery):
     async def _catch_up(self, link: Link) -> None:
         """Send what follows from ring or spool, a batch's worth."""
         rendered, app, size = self.site.rendered, self.channel.id, self.site.limits.batch_bytes
-        await rendered.take(app, size)
+        held = await rendered.take(app, size)
         try:
             batches = await self.take(size)
+            await self.go_on()
             data = b"".join([self._loss(), *map(self._rendered, batches)])
         finally:
-            rendered.give_back(app, size)
+            rendered.give_back(app, held)
         taken = link.send(data) if data else 0
         self._keep(data, taken)
         await trio.lowlevel.checkpoint()
@@ -305,6 +306,7 @@ class SyslogDelivery(Delivery):
 
     async def _flush(self, link: Link) -> None:
         await link.wait_writable()
+        await self.go_on()
         rest = self._rest
         if rest is not None:
             taken = link.send(rest)

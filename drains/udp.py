@@ -45,7 +45,7 @@ class UdpDelivery(Delivery):
     async def converse(self, link: Link) -> None:
         life_end = self.connected_at + self.site.limits.life_seconds
         while trio.current_time() < life_end:
-            self.check()
+            await self.go_on()
             if self.sent < self.head:
                 await self._catch_up(link)
             elif self.until is not None or not await self._idle():
@@ -68,7 +68,7 @@ class UdpDelivery(Delivery):
 
     async def _catch_up(self, link: Link) -> None:
         batches = await self.take(_BATCH_BYTES)
-        self.check()
+        await self.go_on()
         untold = self.state.untold
         if untold is not None:
             frame = self._render(own_line(L10_PRI, untold.noticed, l10_text(untold)), untold.noticed, None)
