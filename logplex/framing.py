@@ -82,9 +82,14 @@ class StreamDecoder:
         self._scan(data, start, found)
         return found
 
-    def take_rest(self) -> bytes | None:
-        """Hand out the incomplete counted frame that is held, to be fed again; None in the midst of anything else."""
+    def take_rest(self, max_bytes: int) -> bytes | None:
+        """Hand out the incomplete counted frame that is held, to be fed again; None in the midst of anything else.
+
+        One of more than `max_bytes` stays here, where waiting for the rest of it costs nothing.
+        """
         if self._reason or self.broken is not None or (self._pending and not self._counted):
+            return None
+        if len(self._pending) > max_bytes:
             return None
         rest, self._pending = bytes(self._pending), bytearray()
         return rest

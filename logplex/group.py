@@ -186,6 +186,7 @@ class Group:
                 line = Batch(0, 1, 0, Form.RAW if index in odd else form, data).lines()[0]
                 self.append_raw(channel, int(line.pri), line.time, line.source, line.process, line.text)
         self.bytes += other.bytes
+        self.touched |= other.touched
 
     def counts(self) -> list[tuple[Channel, int]]:
         """Lines by channel, while the group fills."""

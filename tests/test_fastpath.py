@@ -7,7 +7,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logplex import router as router_module
+from logplex import bodies, routing, streams
 from logplex.errors import MalformedBody
 
 from .core import EVERYONE, Core
@@ -68,7 +68,7 @@ def _standard(token: str, process: str, text: str, lf: str) -> bytes:
     return f"<134>1 2026-11-22T02:50:00.5+00:00 host {token} {process} - - {text}{lf}".encode()
 
 
-streams = st.lists(st.one_of(standard, standard, frames(), st.binary(max_size=8)), max_size=12).map(b"".join)
+inputs = st.lists(st.one_of(standard, standard, frames(), st.binary(max_size=8)), max_size=12).map(b"".join)
 
 
 async def core() -> Core:
@@ -107,16 +107,17 @@ def seen(made: Core) -> list[object]:
 
 
 def strictly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router_module, "recognisable", lambda data: False)
-    monkeypatch.setattr(router_module, "now_ms", lambda: 1_790_000_000_000)
+    monkeypatch.setattr(streams, "recognisable", lambda data: False)
+    monkeypatch.setattr(bodies, "recognisable", lambda data: False)
+    monkeypatch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
 
 
-@given(data=streams, cuts=st.lists(st.integers(0, 400), max_size=4))
+@given(data=inputs, cuts=st.lists(st.integers(0, 400), max_size=4))
 def test_a_stream_gives_the_same_lines_on_both_paths_however_it_is_cut(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     pieces = [data[start:stop] for start, stop in itertools.pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(router_module, "now_ms", lambda: 1_790_000_000_000)
+        patch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
         quick = trio.run(fed, pieces)
         strictly(patch)
         strict = trio.run(fed, [data])
@@ -124,10 +125,10 @@ def test_a_stream_gives_the_same_lines_on_both_paths_however_it_is_cut(data: byt
     assert quick.balanced()
 
 
-@given(data=streams)
+@given(data=inputs)
 def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(data: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(router_module, "now_ms", lambda: 1_790_000_000_000)
+        patch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
         quick, quick_answer = trio.run(posted, data)
         strictly(patch)
         strict, strict_answer = trio.run(posted, data)
@@ -163,10 +164,10 @@ def test_the_quick_path_takes_all_that_common_senders_write() -> None:
 
     async def strict_frames() -> int:
         made = await core()
-        await made.router._load(TOKENS)
+        await made.router.routing.load(TOKENS)
         seen: list[int] = []
-        take = made.router._take_frames
-        made.router._take_frames = lambda frames, part: (seen.append(len(list(frames))), take(frames, part))  # type: ignore[method-assign,assignment,func-returns-value]
+        take = made.router.routing.take_frames
+        made.router.routing.take_frames = lambda frames, part: (seen.append(len(list(frames))), take(frames, part))  # type: ignore[method-assign,assignment,func-returns-value]
         await made.router.take_body(body, EVERYONE, expected=len(frames))
         assert made.ledger.frames == len(frames)
         return sum(seen)

@@ -1,0 +1,179 @@
+"""Bodies of `/logs`: accepted whole or not at all, once, and answered after their commit.
+
+Rules (protocol section 3):
+
+* A body that the quick path takes whole goes straight into the open group. The lines of any other wait in a group of
+  their own until all of it was read and counted; a large one gives others their turn.
+* A repeated id with the same body, from the same principal, is acknowledged and not stored again; while its first
+  try is still open it shares the outcome.
+"""
+
+import math
+
+import trio
+
+from .commit import Committer
+from .dedupe import Duplicate, First, Pending, Window
+from .errors import CountMismatch
+from .fastpath import recognisable, scan, undo
+from .framing import Frame, body_frames
+from .group import Group, Outcome
+from .registry.records import Principal
+from .routing import Learner, Part, Routing, Way
+from .streams import is_incomplete
+
+SLICE_BYTES = 128 * 1024  # of a body, between two checkpoints: below 2 ms
+STRICT_SLICE = 256  # frames of a body on the strict path, between two checkpoints
+
+
+class Bodies:
+    """Takes bodies to the committer's open group; one for the whole server."""
+
+    def __init__(self, routing: Routing, committer: Committer, window: Window, *, max_frame_bytes: int) -> None:
+        self._routing = routing
+        self._ledger = routing.ledger
+        self._committer = committer
+        self._window = window
+        self._max_frame_bytes = max_frame_bytes
+
+    async def take(
+        self,
+        body: bytes,
+        principal: Principal,
+        *,
+        expected: int | None,
+        lenient: bool = False,
+        request_id: str | None = None,
+        dropped: int = 0,
+        lost: int = 0,
+    ) -> Outcome:
+        """Accept a whole `/logs` body and wait for its commit; raises MalformedBody, CountMismatch.
+
+        A repeated `request_id` (with the same body, from the same principal) is not stored again; a repetition that
+        comes while the first try is still open shares its outcome. `dropped` and `lost` are what the shipper says
+        of itself. A cancel after the lines were accepted does not take them back. `HELD`: nobody can say when they
+        will be committed.
+        """
+        taken = self._take(body, principal, expected, lenient, request_id, dropped, lost)
+        hold_seconds = self._committer.hold_seconds
+        if hold_seconds == math.inf:
+            return await taken
+        with trio.move_on_after(hold_seconds):
+            return await taken
+        return Outcome.HELD
+
+    async def _take(
+        self,
+        body: bytes,
+        principal: Principal,
+        expected: int | None,
+        lenient: bool,
+        request_id: str | None,
+        dropped: int,
+        lost: int,
+    ) -> Outcome:
+        await self._committer.room()
+        claim = await self._claim(principal, request_id, body) if request_id else None
+        if isinstance(claim, Duplicate):
+            self._ledger.duplicates += 1
+            return Outcome.DONE
+        way = self._routing.way(principal)
+        if not (dropped or lost) and self._take_at_once(body, way, expected):
+            return await self._committed(claim)
+        try:
+            part = await self._read_body(body, way)
+            if expected is not None and expected != part.frames:
+                if not lenient:
+                    self._ledger.drop("count_mismatch", part.frames)
+                    raise CountMismatch
+                self._ledger.count_mismatches += 1
+        except BaseException:
+            if claim is not None:
+                self._window.forget(claim)
+            raise
+        self._committer.current.absorb(part.group)
+        self._routing.count(part)
+        self._shipper_losses(principal, part, dropped, lost)
+        return await self._committed(claim)
+
+    def _take_at_once(self, body: bytes, way: Way, expected: int | None) -> bool:
+        """Take a body that the quick path takes whole, straight into the open group; nothing of any other."""
+        if len(body) > SLICE_BYTES or not recognisable(body):
+            return False
+        group = self._committer.current
+        part = Part(way, group)
+        entries = part.entries()
+        taken, rest = scan(body, entries, Learner(self._routing, part))
+        if rest or (expected is not None and taken != expected):
+            undo(body.decode("latin-1"), taken, entries)
+            return False
+        part.frames = part.fast = taken
+        group.bytes += len(body) + 40 * taken
+        self._routing.count(part)
+        group.compact()
+        return True
+
+    async def _committed(self, claim: First | None) -> Outcome:
+        """Wait until what was put into the open group is committed, the request's claim with it."""
+        group = self._committer.current
+        if claim is not None:
+            group.ids.append(claim)
+        if not group:  # an empty request, or nothing in it that could be routed
+            return Outcome.DONE
+        group.waiting = True
+        self._committer.flush()
+        return await group.settled()
+
+    async def _claim(self, principal: Principal, request_id: str, body: bytes) -> First | Duplicate:
+        while isinstance(claim := self._window.begin(principal.id, request_id, body), Pending):
+            ended = trio.Event()
+            claim.when_done(lambda outcome, ended=ended: ended.set())  # type: ignore[misc]
+            await ended.wait()
+        return claim
+
+    async def _read_body(self, body: bytes, way: Way) -> Part:
+        """All lines of a body in a group of their own; a large one gives others their turn."""
+        part = Part(way, Group())
+        rest = body
+        if recognisable(body):
+            entries = part.entries()
+            learn = Learner(self._routing, part)
+            at = 0
+            text = ""
+            while at < len(body):
+                piece = body[at : at + SLICE_BYTES]
+                at += len(piece)
+                taken, text = scan(text.encode("latin-1") + piece if text else piece, entries, learn)
+                part.frames += taken
+                part.fast += taken
+                if at < len(body):
+                    if text and not is_incomplete(text.encode("latin-1"), self._max_frame_bytes):
+                        break
+                    await trio.lowlevel.checkpoint()
+            rest = text.encode("latin-1") + body[at:]
+        frames: list[Frame] = []
+        for frame in body_frames(rest, self._max_frame_bytes):
+            frames.append(frame)
+            if len(frames) == STRICT_SLICE:
+                self._routing.take_frames(frames, part)
+                frames.clear()
+                await trio.lowlevel.checkpoint()
+        self._routing.take_frames(frames, part)
+        if part.unknown:
+            await self._routing.load(part.unknown)
+            self._routing.take_waiting(part)
+        part.group.bytes = len(body) + 40 * part.frames
+        return part
+
+    def _shipper_losses(self, principal: Principal, part: Part, dropped: int, lost: int) -> None:
+        """Count what a shipper says of its own losses, on the one channel that it can mean."""
+        if not (dropped or lost):
+            return
+        channels = [channel for channel, _ in part.group.counts()]
+        if principal.token is not None:
+            channel = self._routing.channels.get(principal.token.channel_id)
+            channels = [channel] if channel is not None else []
+        if len(channels) == 1:
+            channels[0].page.shipper_dropped += dropped
+            channels[0].page.shipper_lost += lost
+            self._committer.current.touched.add(channels[0])

@@ -1,0 +1,258 @@
+"""Which message goes where: tokens to channels, by the strict rules, and what the quick path may learn of them.
+
+Rules (protocol sections 2, 3 and 11):
+
+* Each principal has its own way to a channel: a token takes everything that it sends to its channel; all others are
+  routed by each message's own APP-NAME, and only to channels that the principal may write.
+* Tokens are looked up in memory; unknown ones are loaded by the batch, and the lines wait for that in their order.
+* A middle is learned only where the strict rules would do the same with every message that has it.
+* Whatever is refused is counted once, by reason, in the ledger.
+"""
+
+import time
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from .batch import HOLE, Form, timestamp
+from .channel import Channel, Channels
+from .fastpath import Entries, Entry
+from .framing import Frame
+from .group import Group
+from .ledger import Ledger
+from .message import HOST_BYTES, PROCESS_BYTES, Message, parse, parse_rfc3164, split
+from .registry.records import Principal, Token
+
+MAX_LEARNED = 50_000  # middles; a sender that makes up processes only makes the table be learned again
+MAX_WAYS = 10_000  # principals that have taught us middles
+
+_HOLE = HOLE.decode()
+
+
+class Tokens(Protocol):
+    """What the router needs of the registry."""
+
+    def token(self, token_id: str) -> Token | None:
+        """The token if it is loaded."""
+
+    async def load_tokens(self, ids: Collection[str]) -> None:
+        """Load what can be loaded of these."""
+
+    def is_drain_token(self, token: str) -> bool:
+        """Whether a drain of this installation has this token: then a message is a loop."""
+
+
+class Route:
+    """Where the messages of one middle ` HOST APP PROC` go; learned once, used until something changes."""
+
+    __slots__ = ("channel", "length", "process", "source")
+
+    def __init__(self, channel: Channel, source: str, process: str, length: int) -> None:
+        self.channel = channel
+        self.source = source
+        self.process = process
+        self.length = length
+
+    def entry(self, group: Group) -> Entry:
+        """The entry of this middle in an open group."""
+        form, extend = group.open(self.channel)
+        if form is Form.HTTP:
+            rendered = f" host {self.source} {self.process} - "
+        else:
+            rendered = f" {_HOLE} {self.source} {self.process} - - "
+        return Entry(rendered, len(rendered) - 5 - self.length, extend)
+
+
+class Way:
+    """How one principal's messages find their channel, with the middles that it has taught us."""
+
+    __slots__ = ("learned", "principal")
+
+    def __init__(self, principal: Principal | None) -> None:
+        self.principal = principal  # None: a listener where the token is all that is asked for
+        self.learned: dict[str, Route] = {}
+
+    def may_write(self, channel_id: int) -> bool:
+        """Whether messages may go to this channel."""
+        return self.principal is None or self.principal.may_write(channel_id)
+
+
+class Part:
+    """What is being read for one principal: the group that it fills, what waits for tokens, and the counts."""
+
+    __slots__ = (
+        "fast",
+        "frames",
+        "group",
+        "malformed",
+        "received",
+        "refused",
+        "split",
+        "token",
+        "unknown",
+        "unknown_token",
+        "waiting",
+        "way",
+    )
+
+    def __init__(self, way: Way, group: Group) -> None:
+        self.way = way
+        self.token = way.principal.token if way.principal is not None else None
+        self.group = group
+        self.waiting: list[Message] = []
+        self.unknown: set[str] = set()
+        self.reset()
+
+    def entries(self) -> Entries:
+        """The entries of this principal in the open group."""
+        return self.group.entries.setdefault(self.way, {})
+
+    def reset(self) -> None:
+        """Begin to count again."""
+        self.frames = self.fast = self.received = self.split = 0
+        self.malformed = self.unknown_token = self.refused = 0
+
+
+class Routing:
+    """The ways of all principals; one for the whole server."""
+
+    def __init__(self, *, tokens: Tokens, channels: Channels, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.channels = channels
+        self.open_way = Way(None)
+        self._tokens = tokens
+        self._ways: dict[str, Way] = {}
+
+    def forget(self) -> None:
+        """A token, a channel or a permission has gone: learn everything again."""
+        self.open_way.learned.clear()
+        self._ways.clear()
+
+    def way(self, principal: Principal) -> Way:
+        """The way of a principal, with what it has taught us."""
+        key = principal.id
+        way = self._ways.get(key)
+        if way is None or (way.principal is not principal and way.principal != principal):
+            if len(self._ways) >= MAX_WAYS:
+                self._ways.clear()
+            way = self._ways[key] = Way(principal)
+        return way
+
+    def take_frames(self, frames: Iterable[Frame], part: Part) -> None:
+        """Route frames by the strict rules; from the first whose token must be loaded on, they wait in `part`."""
+        token = part.token
+        for frame in frames:
+            part.frames += 1
+            message = parse(frame)
+            if message is None and token is not None:
+                message = parse_rfc3164(frame, now=datetime.now(UTC)) or Message(13, b"", b"-", b"-", b"-", frame)
+            if message is None:
+                part.malformed += 1
+            elif part.unknown or not self._take(message, part):
+                part.waiting.append(message)
+                if token is None:
+                    part.unknown.add(message.app.decode("latin-1"))
+                else:
+                    part.unknown.add(token.id)
+
+    def take_waiting(self, part: Part) -> None:
+        """Route what waited for tokens; what is still not known is dropped."""
+        part.unknown.clear()
+        for message in part.waiting:
+            if not self._take(message, part):
+                part.unknown_token += 1
+        part.waiting.clear()
+
+    def _take(self, message: Message, part: Part) -> bool:
+        """Put a message into the part's group, or count why not; False when its token is not loaded."""
+        token = part.token or self._tokens.token(message.app.decode("latin-1"))
+        if token is None:
+            return False
+        channel = self.channels.get(token.channel_id)
+        if channel is None:
+            return False
+        if not part.way.may_write(token.channel_id):
+            part.refused += 1
+            return True
+        if message.host.startswith(b"d.") and self._tokens.is_drain_token(message.host.decode("latin-1")):
+            channel.page.drop("loop")
+            part.group.touched.add(channel)
+            part.received += 1
+            return True
+        texts = split(message.text)
+        time_text = message.time or timestamp(now_ms())
+        for text in texts:
+            part.group.append_raw(channel, message.pri, time_text, token.name.encode(), message.process, text)
+        part.received += len(texts)
+        part.split += len(texts) - 1
+        return True
+
+    def learn(self, middle: str, part: Part) -> Entry | None:
+        """The entry of a middle ` HOST APP PROC`, when its channel is known and nothing speaks against it."""
+        learned = part.way.learned
+        route = learned.get(middle)
+        if route is None:
+            route = self._route(middle, part)
+            if route is None:
+                return None
+            if len(learned) >= MAX_LEARNED:
+                learned.clear()
+            learned[middle] = route
+        entry = route.entry(part.group)
+        part.entries()[middle] = entry
+        return entry
+
+    def _route(self, middle: str, part: Part) -> Route | None:
+        fields = middle.split(" ")
+        if len(fields) != 4 or not middle.isascii() or not middle.isprintable():
+            return None
+        _, host, app, process = fields
+        if not (host and app and process) or len(host) > HOST_BYTES or len(process) > PROCESS_BYTES:
+            return None
+        token = part.token or self._tokens.token(app)
+        if token is None or (host.startswith("d.") and self._tokens.is_drain_token(host)):
+            return None
+        channel = self.channels.get(token.channel_id)
+        if channel is None or not part.way.may_write(token.channel_id):
+            return None
+        return Route(channel, token.name, process, len(middle))
+
+    async def load(self, unknown: Collection[str]) -> None:
+        """Load tokens, and make their channels active."""
+        await self._tokens.load_tokens(unknown)
+        records: dict[int, tuple[str, frozenset[str]]] = {}
+        for token_id in unknown:
+            token = self._tokens.token(token_id)
+            if token is not None:
+                records[token.channel_id] = (token.channel.name, token.channel.flags)
+        await self.channels.load(records)
+
+    def count(self, part: Part) -> None:
+        """Add a part's counts to the node's, and begin to count again."""
+        ledger = self.ledger
+        ledger.frames += part.frames
+        ledger.received += part.received + part.fast
+        ledger.split += part.split
+        ledger.malformed += part.malformed
+        ledger.unknown_token += part.unknown_token
+        if part.refused:
+            ledger.refused["permission"] += part.refused
+        part.reset()
+
+
+class Learner:
+    """`Routing.learn` for one part; called once a middle and group."""
+
+    __slots__ = ("_part", "_routing")
+
+    def __init__(self, routing: Routing, part: Part) -> None:
+        self._routing = routing
+        self._part = part
+
+    def __call__(self, middle: str) -> Entry | None:
+        return self._routing.learn(middle, self._part)
+
+
+def now_ms() -> int:
+    """The time of day in unix ms: when a message without a time was received."""
+    return time.time_ns() // 1_000_000

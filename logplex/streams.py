@@ -1,0 +1,111 @@
+"""The bytes of one connection, routed as they come.
+
+Rules (protocol sections 2 and 11):
+
+* The quick path (fastpath.py) takes what it recognises, the strict path the rest of that read; both give the same.
+* A complete message never waits for the next read; an incomplete counted frame does, in bounded memory, and a large
+  one costs time linear in its bytes however small the pieces are in which it comes.
+"""
+
+from .commit import Committer
+from .fastpath import recognisable, scan
+from .framing import Frame, Malformed, StreamDecoder
+from .routing import Learner, Part, Routing, Way
+
+REST_BYTES = 4096  # of an incomplete frame that are put before the next read; a larger one waits in the decoder
+
+
+class Stream:
+    """One connection: feed it what was read, `end` it when the peer has sent all.
+
+    Not for two tasks at once. `broken` says why the connection should be closed, when it should.
+    """
+
+    __slots__ = ("_committer", "_decoder", "_max_frame_bytes", "_part", "_rest", "_routing", "_strict")
+
+    def __init__(self, routing: Routing, committer: Committer, way: Way, *, max_frame_bytes: int) -> None:
+        self._routing = routing
+        self._committer = committer
+        self._max_frame_bytes = max_frame_bytes
+        self._part = Part(way, committer.current)
+        self._decoder: StreamDecoder | None = None  # made when it is needed first: idle connections stay small
+        self._rest = b""  # an incomplete counted frame
+        self._strict = False  # the decoder is in the midst of something
+
+    @property
+    def broken(self) -> str | None:
+        """Why nothing more can be understood here."""
+        return self._decoder.broken if self._decoder is not None else None
+
+    async def feed(self, data: bytes) -> None:
+        """Take what was read; waits only for tokens to be loaded, or for room."""
+        if not self._strict:
+            data = self._take_quickly(data)
+            if not data:
+                return await self._wait_for_room()
+        if self._decoder is None:
+            self._decoder = StreamDecoder(self._max_frame_bytes)
+        await self._take_strictly(self._decoder.feed(data))
+        rest = self._decoder.take_rest(REST_BYTES)
+        self._strict = rest is None
+        self._rest = rest or b""
+        await self._wait_for_room()
+
+    async def end(self) -> None:
+        """The peer has sent all: an unterminated line is a message, a counted frame cut off is malformed."""
+        decoder = self._decoder or StreamDecoder(self._max_frame_bytes)
+        found = decoder.feed(self._rest) + decoder.end()
+        self._rest = b""
+        await self._take_strictly(found)
+        self._committer.flush()
+
+    def _take_quickly(self, data: bytes) -> bytes:
+        """Take all that the quick path recognises, and keep an incomplete frame; what is left is for the decoder."""
+        routing = self._routing
+        part = self._part
+        part.group = group = self._committer.current
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if recognisable(data):
+            taken, text = scan(data, part.entries(), Learner(routing, part))
+            part.fast += taken
+            part.frames += taken
+            group.bytes += len(data) - len(text) + 40 * taken
+            group.compact()
+            routing.count(part)
+            data = text.encode("latin-1") if text else b""
+        if data and len(data) <= REST_BYTES and is_incomplete(data, self._max_frame_bytes):
+            self._rest = data
+            return b""
+        return data
+
+    async def _take_strictly(self, found: list[Frame | Malformed]) -> None:
+        routing = self._routing
+        part = self._part
+        part.group = self._committer.current
+        frames = [frame for frame in found if isinstance(frame, bytes)]
+        part.malformed += len(found) - len(frames)
+        part.frames += len(found) - len(frames)
+        routing.take_frames(frames, part)
+        if part.unknown:
+            routing.count(part)
+            await routing.load(part.unknown)
+            part.group = self._committer.current  # another group may have begun while we waited
+            routing.take_waiting(part)
+        routing.count(part)
+
+    async def _wait_for_room(self) -> None:
+        committer = self._committer
+        if committer.uncommitted_bytes > committer.max_uncommitted_bytes:
+            await committer.room()
+
+
+def is_incomplete(data: bytes, max_frame_bytes: int) -> bool:
+    """Whether `data` begins with a sound count and does not hold all of its frame."""
+    digits = len(str(max_frame_bytes))
+    space = data.find(b" ", 0, digits + 1)
+    count = data[:space] if space >= 0 else data[: digits + 1]
+    if not count.isdigit() or count[0] == 0x30 or len(count) > digits or int(count) > max_frame_bytes:
+        return False
+    return space < 0 or len(data) <= space + int(count)
