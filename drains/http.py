@@ -215,7 +215,7 @@ class HttpDelivery(Delivery):
             target = 2 * self._most
         taken = await rendered.take(app, target)
         try:
-            batches = await self.take(target, ring_bytes=2 * target)
+            batches = await self._take_whole(target)
         finally:
             rendered.give_back(app, taken)
         await self.go_on()
@@ -235,6 +235,18 @@ class HttpDelivery(Delivery):
             self.site.dirty.add(self)
             return
         self._post(request, link)
+
+    async def _take_whole(self, target: int) -> list[Batch]:
+        """What follows the cursor; all of a batch that was cut before, though the ring may hold only its end now."""
+        batches = await self.take(target, ring_bytes=2 * target)
+        cut = self._cut()
+        while cut is not None and batches and batches[-1].end < cut:
+            lost, more = await self.channel.read(batches[-1].end, target)
+            more = self.bounded(more)
+            if lost or not more:
+                break
+            batches = batches + more
+        return batches
 
     async def _linger(self, seconds: float) -> None:
         self._lingered = True

@@ -408,6 +408,24 @@ async def test_the_cut_of_a_failed_batch_survives_a_restart() -> None:
         assert third.texts == [b"c"]
 
 
+async def test_a_retry_carries_the_same_lines_when_the_ring_holds_only_their_end() -> None:
+    world = World(ring_lines=16)
+
+    async def refuse(post: Post, stream: trio.SocketStream) -> bytes:
+        if world.channel.ring_oldest == 0:
+            world.numbers(12, batch=4)  # now the first of the lines that were refused are in the spool only
+        return b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+
+    async with http_receiver(answers(refuse)) as receiver, running(world) as deliveries:
+        deliveries.add(spec(f"http://127.0.0.1:{receiver.port}/"), world.channel, None)
+        world.numbers(12, batch=4)
+        with trio.fail_after(8):
+            first, again = await receiver.post(), await receiver.post()
+            await settled(deliveries)
+    assert 0 < world.channel.ring_oldest < first.range[1]
+    assert (first.range, first.id, first.texts) == (again.range, again.id, again.texts)
+
+
 async def test_lines_for_tails_only_are_passed_over() -> None:
     world = World()
     async with http_receiver() as receiver, running(world) as deliveries:
