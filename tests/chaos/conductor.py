@@ -155,7 +155,8 @@ class Conductor:
     def _do(self, step: Step) -> None:
         if self._without and step.what.removeprefix("end ").startswith(self._without):
             return
-        self._say(f"{time.monotonic() - self._begun:6.2f}  {step.what} {step.whom} {step.seconds or '':.4}")
+        now = time.monotonic()
+        self._say(f"{now - self._begun:6.2f} ({now:.2f})  {step.what} {step.whom} {step.seconds or '':.4}")
         match step.what:
             case "kill":
                 self._kill()

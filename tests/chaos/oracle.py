@@ -88,7 +88,10 @@ def _walk_posts(journal: Journal, posts: list[Delivery], timeline: Timeline) -> 
         if ids.setdefault(post.frame_id, span) != span:
             faults.append(f"{where}: the frame id of {ids[post.frame_id]}")
         if before is not None and _must_repeat(journal, before, post):
-            faults.append(f"{where}: the failed try before it was {before.first}-{before.last}")
+            faults.append(
+                f"{where} (at {post.at:.2f}, told {post.told}): the failed try before it (at {before.at:.2f}, "
+                f"status {before.status}, told {before.told}) was {before.first}-{before.last}"
+            )
         before = post
         if post.answer is Answer.REFUSED:
             if post.status == 400 and len(post.lines) == 1 and not post.told:
@@ -215,20 +218,22 @@ def _check_senders(journal: Journal, timeline: Timeline) -> None:
     """What was acknowledged is there; of a stream, a beginning."""
     head = journal.final[timeline.channel]["head"]
     unknown = sum(1 for position in range(head) if not timeline.known(position))
-    absent: list[Name] = []
+    absent: list[tuple[Name, Sent]] = []
     for sent in journal.sent:
         if sent.channel != timeline.channel:
             continue
         names = [Name(sent.producer, number) for number in range(sent.first, sent.end)]
         if _is_promised(journal.runs, sent):
-            absent += [name for name in names if not timeline.stays(name)]
+            absent += [(name, sent) for name in names if not timeline.stays(name)]
         elif sent.stream:
             there = [index for index, name in enumerate(names) if name in timeline.places]
-            absent += [name for name in names[: there[-1] if there else 0] if name not in timeline.places]
+            behind = names[: there[-1] if there else 0]
+            absent += [(name, sent) for name in behind if name not in timeline.places]
     if len(absent) > unknown:
         timeline.faults.append(
             f"{timeline.channel}: {len(absent)} accepted lines are nowhere, and {unknown} positions are unknown; "
-            f"the first is {absent[0]}"
+            f"the first is {absent[0][0]} of {absent[0][1]}; the server ended at "
+            f"{', '.join(f'{run.ended:.2f}' + ' with lines in memory' * run.in_memory for run in journal.runs)}"
         )
 
 
