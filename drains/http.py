@@ -63,6 +63,7 @@ class HttpDelivery(Delivery):
         self._request: Request | None = None
         self._deadline = 0.0
         self._used_at = 0.0  # when the last request began
+        self._life_end = 0.0
         self._rest: memoryview | None = None
         self._held = 0
         self._reads = 0
@@ -85,7 +86,7 @@ class HttpDelivery(Delivery):
 
     async def converse(self, link: Link) -> None:
         self._answer = Answer(self.site.limits.answer_bytes)
-        life_end = self.connected_at + self.site.limits.life_seconds
+        self._life_end = self.connected_at + self.site.limits.life_seconds
         while True:
             await self.go_on()
             if self._failure is not None:
@@ -94,11 +95,11 @@ class HttpDelivery(Delivery):
                 await self._flush(link)
             elif self._request is not None:
                 await self._wait_for_answer(link)
-            elif not self._answer.reusable or trio.current_time() >= life_end:
+            elif not self._answer.reusable or trio.current_time() >= self._life_end:
                 return
             elif self.sent < self.head:
                 await self._send_next(link)
-            elif self.until is not None or not await self._idle(life_end):
+            elif self.until is not None or not await self._idle():
                 return
 
     def disconnected(self) -> None:
@@ -148,13 +149,14 @@ class HttpDelivery(Delivery):
                 self.wake()
                 return
             self._delivered(request)
-            self.hasten(trio.current_time() + _ANSWER_GRACE_SECONDS)
-            self._deadline = min(self._deadline, trio.current_time() + _ANSWER_GRACE_SECONDS)
+            if answer.reusable and not answer.complete:
+                self._deadline = min(self._deadline, trio.current_time() + _ANSWER_GRACE_SECONDS)
+                self.hasten(self._deadline)
+                return
         if answer.reusable and not answer.complete:
             return
         self._request = None
-        life_end = self.connected_at + self.site.limits.life_seconds
-        if not answer.reusable or not self._inline or trio.current_time() >= life_end:
+        if not answer.reusable or not self._inline or self._used_at >= self._life_end:
             self.wake()
             return
         batches = self.channel.recent(self.sent, 2 * self._target)
@@ -427,9 +429,9 @@ class HttpDelivery(Delivery):
             self.state.cut = (request.first, request.end)
             self.site.dirty.add(self)
 
-    async def _idle(self, life_end: float) -> bool:
+    async def _idle(self) -> bool:
         """Caught up: `notify` sends from here on. False when nothing was sent for a while."""
-        deadline = min(max(self._used_at, self.connected_at) + self.site.limits.idle_seconds, life_end)
+        deadline = min(max(self._used_at, self.connected_at) + self.site.limits.idle_seconds, self._life_end)
         if trio.current_time() >= deadline:
             return False
         self._ready = self._inline and self.state.cut is None
