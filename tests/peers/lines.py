@@ -20,8 +20,8 @@ def numbered(count: int) -> list[str]:
 
 
 def frame(text: str, *, token: str = "-", process: str = "web.1", priority: int = 190) -> bytes:
-    """A counted frame of the dialect that shippers post."""
-    message = f"<{priority}>1 2026-01-02T03:04:05.678901+00:00 host {token} {process} - {text}\n".encode()
+    """A counted frame with all fields of RFC 5424: without SD a text that begins with a hyphen would lose it."""
+    message = f"<{priority}>1 2026-01-02T03:04:05.678901+00:00 host {token} {process} - - {text}\n".encode()
     return b"%d %s" % (len(message), message)
 
 

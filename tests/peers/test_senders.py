@@ -141,7 +141,7 @@ def test_lines_of_logger_arrive(make_server: Callable[..., Server], tmp_path: Pa
     token, texts = server.create("shop")["app"], [text for text in numbered(200) if not text.startswith("<")]
     port = server.address("syslog_udp" if transport == ["--udp"] else "syslog")[1]
     (tmp_path / "lines").write_text("".join(text + "\n" for text in texts))
-    where = ["--server", "127.0.0.1", "--port", str(port), *transport, "--rfc5424", "--tag", token, "--id=web.1"]
+    where = ["--server", "127.0.0.1", "--port", str(port), *transport, "--rfc5424", "--tag", token, "--id=4711"]
     subprocess.run([*command, *where, "--file", str(tmp_path / "lines")], check=True, timeout=20)
     check(server, texts)
 
