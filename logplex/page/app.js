@@ -249,7 +249,7 @@ export class AppView {
   // How many lines of the app came since; a filter may hide some of them.
   #behind(text) {
     const position = Number(this.tail?.place.split('.')[1] ?? NaN)
-    const lines = this.app?.head === undefined ? NaN : this.app.head - position - 1
+    const lines = this.app?.head === undefined ? NaN : this.app.head - position - 1 + this.log.waiting.length
     const since = lines > 0 ? `${count(lines)} newer ${lines === 1 ? 'line' : 'lines'}.` : ''
     at('behind-text').textContent = [text, since].filter(Boolean).join(' ') || 'Nothing newer yet.'
     at('behind').hidden = false

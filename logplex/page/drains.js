@@ -63,5 +63,7 @@ function drainElement({ id, url, status }) {
 }
 
 function fact(list, name, value, kind) {
-  list.append(element('dt', '', name), element('dd', kind, value))
+  const pair = element('div')
+  pair.append(element('dt', '', name), element('dd', kind, value))
+  list.append(pair)
 }

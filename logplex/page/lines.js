@@ -1,6 +1,6 @@
 // One line: its parts, what it is marked as, and its element. Text goes into text nodes alone.
 
-const MARKS = { error: ['E', 'Error'], warning: ['W', 'Warning'], lost: ['!', 'Lines were lost'], debug: ['', ''] }
+const MARKS = { error: ['E', 'Error'], warning: ['W', 'Warning'], lost: ['!', 'Lines were lost'], debug: [' ', ''] }
 const SEVERITIES = { emerg: 'error', alert: 'error', crit: 'error', err: 'error', warning: 'warning', debug: 'debug' }
 const LEVEL = /(?:^|[\s{,])"?(?:at|level|lvl|severity)"?\s*[=:]\s*"?(error|err|fatal|crit|critical|panic|emerg|alert|warn|warning)\b/i
 const STATUS = /(?:^|[\s{,])"?status"?\s*[=:]\s*"?5[0-9][0-9](?![0-9])/
@@ -82,12 +82,12 @@ export function lineElement(line, link, words) {
   time.href = link
   time.tabIndex = -1
   time.title = shown(line.time)
-  const mark = element('span', 'mark', line.mark ? MARKS[line.mark][0] : '')
-  if (line.mark) mark.title = MARKS[line.mark][1]
+  const mark = element('span', 'mark', line.mark ? MARKS[line.mark][0] : ' ')
+  if (line.mark && MARKS[line.mark][1]) mark.title = MARKS[line.mark][1]
   const name = element('span', `name ${colourOf(`${line.source}[${line.process}]`)}`)
   if (line.source) name.append(filterElement('source', line.source))
   if (line.process) name.append('[', filterElement('process', line.process), ']')
-  row.append(time, mark, name, message(shown(line.message), words))
+  row.append(time, ' ', mark, ' ', name, ' ', message(shown(line.message), words))
   return row
 }
 

@@ -1,11 +1,14 @@
 // The list of lines: bounded, drawn once a frame, at its end unless the reader has scrolled away from it.
 //
 // * At most MAX_LINES are in the document and as many wait; whoever brings more waits for the next frame.
+// * Lines stand in blocks, which come and go whole: a browser lays out anew only the last one, and none out of sight.
+// * Drawing takes a third of the time at most, so that the page answers however much comes.
 // * While the reader looks back nothing moves: what comes waits, and soon the stream waits too (tail.js).
 
 import { lineElement } from './lines.js'
 
 const MAX_LINES = 4000
+const LINES_A_BLOCK = 100
 const LINES_A_FRAME = 1000
 const AT_END_PIXELS = 24
 
@@ -18,8 +21,10 @@ export class Log {
     this.atEnd = true
     this.words = ''
     this.frame = 0
+    this.restUntil = 0
     this.chosen = null
     this.newest = null
+    this.block = null // the last one
     this.cleared = false
     root.addEventListener('scroll', () => this.#scrolled(), { passive: true })
     new ResizeObserver(() => this.atEnd && this.#toEnd()).observe(root)
@@ -96,27 +101,43 @@ export class Log {
 
   #draw() {
     if (this.frame || this.held || !this.waiting.length) return
+    const early = this.restUntil - performance.now()
+    if (early > 0) {
+      clearTimeout(this.resting)
+      this.resting = setTimeout(() => this.#draw(), early)
+      return
+    }
     this.frame = requestAnimationFrame(() => {
       this.frame = 0
       if (this.held) return
+      const started = performance.now()
       const lines = this.waiting.slice(0, LINES_A_FRAME)
       this.waiting = this.waiting.slice(LINES_A_FRAME)
       if (this.cleared) this.#empty()
-      const fragment = document.createDocumentFragment()
-      for (const line of lines) fragment.append(lineElement(line, this.link(line), this.words))
-      this.newest = fragment.lastChild ?? this.newest
-      this.root.append(fragment)
-      for (let over = this.root.childElementCount - MAX_LINES; over > 0; over--) this.root.firstChild.remove()
+      for (const line of lines) this.#append(lineElement(line, this.link(line), this.words))
+      while (this.root.childElementCount > MAX_LINES / LINES_A_BLOCK) this.root.firstChild.remove()
       if (this.chosen && !this.chosen.isConnected) this.chosen = null
       if (this.atEnd) this.#toEnd()
+      const ended = performance.now()
+      this.restUntil = ended + 2 * (ended - started)
       if (this.waiting.length < LINES_A_FRAME) this.room?.()
       this.#draw()
     })
   }
 
+  #append(row) {
+    if (!this.block || this.block.childElementCount === LINES_A_BLOCK) {
+      this.block = document.createElement('div')
+      this.block.className = 'block'
+      this.root.append(this.block)
+    }
+    this.block.append(row)
+    this.newest = row
+  }
+
   #empty() {
     this.root.replaceChildren()
-    this.chosen = this.newest = null
+    this.chosen = this.newest = this.block = null
     this.cleared = false
     this.atEnd = true
   }

@@ -53,8 +53,9 @@ class Browser:
         self._call("POST", self._session + "/url", {"url": url})
 
     def script(self, text: str, *arguments: Any) -> Any:
-        """What `text`, the body of a function, returns."""
-        return self._call("POST", self._session + "/execute/sync", {"script": text, "args": list(arguments)})
+        """What `text`, the body of an asynchronous function, returns."""
+        body = f"return (async function () {{ {text} }}).apply(null, arguments)"
+        return self._call("POST", self._session + "/execute/sync", {"script": body, "args": list(arguments)})
 
     def until(self, text: str, *arguments: Any, seconds: float = WAIT_SECONDS) -> Any:
         """What `text` returns as soon as that is true (in JavaScript's sense, but `[]` is false)."""
