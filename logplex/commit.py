@@ -16,6 +16,7 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 RETRY_SECONDS = 1.0  # between tries of a failing store
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
 NOTE_SECONDS = 0.5  # a disk that hangs may hang the note too
+CLOSED_PAGES = 1000  # that are shown
 INLINE_BYTES = 4 * 1024 * 1024  # what is missing in the spool when the last step of healing may hold a group
 
 
@@ -90,6 +92,8 @@ class Committer:
         self._write: _Write | None = None  # on its way while degraded: hanging, or catching up
         self._next_try = 0.0
         self._closed_number = 0
+        self.closed: deque[tuple[int, dict[str, object]]] = deque(maxlen=CLOSED_PAGES)
+        """Closed pages, the newest of a week, by the time (unix ns) at which they were closed."""
         self._saved_node: dict[str, object] = {}
         self._nursery: trio.Nursery
 
@@ -121,7 +125,11 @@ class Committer:
     def close_page(self, row: dict[str, object], drain_id: int | None = None) -> None:
         """A channel or a drain was deleted: save its page with the next transaction."""
         self._closed_number = max(time.time_ns(), self._closed_number + 1)
-        self._due.close(ClosedPage(self._closed_number, row, drain_id))
+        page = ClosedPage(self._closed_number, row, drain_id)
+        self._due.close(page)
+        self.closed.append((page.number, row))
+        self._filled.set()
+        self._urgent.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until cancelled; `finish` first, or what was not committed is lost."""

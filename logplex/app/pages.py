@@ -43,7 +43,7 @@ class Pages:
         page: dict[str, Any] = self._ledger.to_row()
         if self._spool is not None:
             page["since"] = _time(self._spool.since)
-            page["closed"] = self._closed(None)[-CLOSED_SHOWN:]
+        page["closed"] = self._closed(None)[-CLOSED_SHOWN:]
         return page
 
     async def channel(self, channel_id: int) -> Mapping[str, Any]:
@@ -61,11 +61,9 @@ class Pages:
 
     def _closed(self, channel_id: int | None) -> list[dict[str, Any]]:
         """Of drains of a channel that were deleted, or of channels that were."""
-        if self._spool is None:
-            return []
         return [
             {**{name: value for name, value in row.items() if name != "of"}, "closed_at": _time(number / 1e9)}
-            for number, row in self._spool.closed
+            for number, row in self._committer.closed
             if row["of"] == channel_id
         ]
 

@@ -197,7 +197,7 @@ async def _run(
         if node.spool is not None:
             keeping.start_soon(node.notes.run)
             keeping.start_soon(node.spool.checkpoints.run)
-            keeping.start_soon(Retention(node.spool, node.channels, settings, node.drains.passed).run)
+            keeping.start_soon(Retention(node.spool, node.channels, node.committer, settings, node.drains.passed).run)
             keeping.start_soon(node.spool.remove_unknown, node.registry.known_channel_ids)
         async with trio.open_nursery() as delivering:
             await delivering.start(node.deliveries.run)
@@ -230,6 +230,7 @@ async def _load(node: _Node, settings: Settings) -> dict[int, DrainState]:
     node.ledger.load(await node.spool.node())
     wall = time.time()
     node.window.load(await node.spool.ids(wall - settings.duplicate_seconds, settings.duplicate_ids), wall=wall)
+    node.committer.closed.extend(await node.spool.closed())
     rows = await node.spool.cursors()
     gone = [drain_id for drain_id in rows if drain_id not in node.registry.drains]
     if gone:

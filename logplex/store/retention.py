@@ -21,15 +21,17 @@ import structlog
 import trio
 
 from ..channel import Channel, Channels
+from ..commit import Committer
 from ..config import Settings
 from ..errors import StoreError
 from . import forget, tables
 from .reserve import SPARE_BYTES, free_bytes
-from .spool import CLOSED_SECONDS, Spool
+from .spool import Spool
 
 log = structlog.get_logger()
 
 LOOK_SECONDS = 2.0  # between two looks at the bounds
+CLOSED_SECONDS = 7 * 86400  # closed pages are kept for a week, as lines are
 JUMP_SECONDS = 3600.0  # of the wall clock: more than any daylight saving that a wrong zone makes
 
 
@@ -43,6 +45,7 @@ class Retention:
         self,
         spool: Spool,
         channels: Channels,
+        committer: Committer,
         settings: Settings,
         passed: Callable[[Channel], int],
         *,
@@ -50,6 +53,7 @@ class Retention:
     ) -> None:
         self._spool = spool
         self._channels = channels
+        self._committer = committer
         self._settings = settings
         self._passed = passed
         self._clock = clock or SteadyClock()
@@ -96,7 +100,9 @@ class Retention:
         spool = self._spool
         while spool.removed:
             channel_id = spool.removed[0]
-            await spool.close_saved_page(channel_id)
+            page = await spool.saved_page(channel_id)
+            if page is not None:
+                self._committer.close_page(page)
             if await spool.thread.run(forget.forget_channel, channel_id):
                 spool.removed.remove(channel_id)
 
@@ -110,7 +116,7 @@ class Retention:
             pass
         while await run(forget.forget_ids, wall - self._settings.duplicate_seconds):
             pass
-        closed, old = self._spool.closed, []
+        closed, old = self._committer.closed, []
         while closed and closed[0][0] < (wall - CLOSED_SECONDS) * 1e9:
             old.append(closed.popleft()[0])
         if old:

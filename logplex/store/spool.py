@@ -13,7 +13,6 @@ import errno
 import os
 import sqlite3
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -38,8 +37,6 @@ from .sqlite import DatabaseThread
 log = structlog.get_logger()
 
 SLACK_BYTES = 64 * 1024 * 1024  # between the bound that retention keeps and the one that SQLite enforces
-CLOSED_SECONDS = 7 * 86400  # closed pages are kept for a week, as lines are
-CLOSED_PAGES = 1000  # shown; of more the oldest are forgotten
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TRANSACTION_BYTES = 5 * tables.PAGE_BYTES  # pages that every transaction changes
 
@@ -82,7 +79,6 @@ async def open_spool(
         async with DatabaseThread(lambda: tables.connect_reader(path), "spool-reads") as reader:
             spool = Spool(thread, reader, epoch, directory, max_bytes=max_bytes)
             spool.next_id = await thread.run(tables.last_id) + 1
-            spool.closed.extend(_closed_row(row) for row in await thread.run(tables.closed))
             if not proven:
                 spool.unknown_since = last.get("degraded_since") or last.get("started")
                 log.error("lines_may_be_lost", since=_shown(spool.unknown_since), number="unknown")
@@ -121,7 +117,6 @@ class Spool:
         self.max_bytes = max_bytes
         self.thread = thread
         self.next_id = 1
-        self.closed: deque[tuple[int, dict[str, Any]]] = deque(maxlen=CLOSED_PAGES)
         self.removed: list[int] = []  # channels that were deleted, still to be forgotten
         self.written: set[int] = set()  # channels whose bounds are to be looked at
         self.full = trio.Event()  # set when there was no room: retention makes some
@@ -145,8 +140,6 @@ class Spool:
         self._totals.update(totals)
         self.written.update(totals)
         self.checkpoints.wrote(work.bytes + _TRANSACTION_BYTES)
-        for page in work.closed:
-            self.closed.append((page.number, page.row))
         self.removed += [channel.id for channel in {channel for channel, _ in work.batches} if channel.removed]
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
@@ -173,6 +166,10 @@ class Spool:
         """The saved state of every drain, by drain id."""
         return await self._reader.run(tables.cursors)
 
+    async def closed(self) -> list[tuple[int, dict[str, Any]]]:
+        """Closed pages and when they were closed (unix ns), oldest first."""
+        return [(number, msgpack.unpackb(row)) for number, row in await self._reader.run(tables.closed)]
+
     async def forget_cursors(self, drain_ids: Iterable[int]) -> None:
         """Drop the state of drains that are gone for good."""
         await self.thread.run(tables.forget_state, tables.Kind.CURSOR, list(drain_ids))
@@ -192,18 +189,14 @@ class Spool:
             self._to_close[channel_id] = name
         self.removed.append(channel_id)
 
-    async def close_saved_page(self, channel_id: int) -> None:
-        """Close the page of a channel that was not active when it was deleted."""
+    async def saved_page(self, channel_id: int) -> dict[str, Any] | None:
+        """The page to be closed of a channel that was not active when it was deleted."""
         name = self._to_close.pop(channel_id, None)
         if name is None:
-            return
+            return None
         place = (await self.places([channel_id]))[channel_id]
-        if place.head or place.page.received:
-            number, row = time.time_ns(), closed_page(name, place.page)
-            state = [(int(tables.Kind.CLOSED), number, msgpack.packb(row))]
-            await self.thread.run(tables.append, tables.Rows([], [], state, [], b""))
-            self.closed.append((number, row))
         self._totals.pop(channel_id, None)
+        return closed_page(name, place.page) if place.page.received else None
 
     async def remove_unknown(self, known: Callable[[list[int]], Awaitable[set[int]]]) -> None:
         """Forget what belongs to channels that the config does not know (a crash may have come between)."""
@@ -280,10 +273,6 @@ def _set_aside(path: Path) -> Path:
         if part.exists():
             os.rename(part, aside.with_name(aside.name + suffix))
     return aside
-
-
-def _closed_row(row: tuple[int, bytes]) -> tuple[int, dict[str, Any]]:
-    return row[0], msgpack.unpackb(row[1])
 
 
 def _shown(since: float | None) -> str | None:
