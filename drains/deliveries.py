@@ -15,7 +15,7 @@ import trio
 
 from logplex.channel import Channel
 
-from .delivery import Delivery, Site, Tell
+from .delivery import Delivery
 from .dial import Connect, Dialler, open_socket
 from .http import HttpDelivery
 from .limits import Limits, Share
@@ -23,6 +23,7 @@ from .link import Poller
 from .policy import Policy
 from .probe import Probe, TestReport
 from .resolver import Resolver
+from .site import Site, Tell
 from .spec import DrainSpec
 from .start import find_start, known_start
 from .state import DrainState

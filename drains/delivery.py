@@ -12,54 +12,24 @@ and advances when the receiver has taken it. Rules:
 * Delivery is at least once: after a break it goes on with the first line that is not known to have arrived.
 """
 
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import structlog
 import trio
 
 from logplex.batch import Batch
 from logplex.channel import Channel
 
-from .backoff import Backoff
 from .dial import translate
-from .limits import Limits, Share
+from .health import Health
 from .link import Link
+from .site import Site
 from .spec import DrainSpec
 from .state import DrainState, Untold
-from .status import DrainStatus, Failure, LastError, State, Told
-
-Tell = Callable[[Channel, int, bytes, bool], None]
-"""(channel, pri, text, tails_only): a line of our own into the app's stream."""
+from .status import DrainStatus, Failure, State
 
 L10_PRI = 172
-L14_PRI = 188
-RECOVERED_PRI = 174
 _SHORT_LIFE_SECONDS = 1.0  # a connection that breaks sooner is a failure, whatever it took
-
 _RECENT_SECONDS = 10.0  # a drain that took something is shown as delivering for so long
-
-_log = structlog.get_logger("drains")
-
-
-@dataclass(slots=True, kw_only=True)
-class Site:
-    """What all deliveries share."""
-
-    limits: Limits
-    dial: Callable[[DrainSpec, int], Awaitable[Link]]
-    tell: Tell
-    version: str
-    rendered: Share
-    connections: Share
-    dirty: "set[Delivery]" = field(default_factory=set)
-    make_room: Callable[[], None] = lambda: None
-    wall: Callable[[], float] = time.time
-
-    def now_ms(self) -> int:
-        return int(self.wall() * 1000)
 
 
 class Delivery:
@@ -78,8 +48,7 @@ class Delivery:
         self.until = until
         self.sent = state.cursor  # positions before it are with the transport; the cursor follows
         self.link: Link | None = None
-        self.failing = False
-        self.error: LastError | None = None
+        self.health = Health(spec, channel, site)
         self.stopped = False
         self.crash: Exception | None = None
         self.connected_at = 0.0
@@ -87,14 +56,8 @@ class Delivery:
         self.scope = trio.CancelScope()
         self.hurried = False
         self.fresh = False  # its start may still have to be found
-        self._backoff = Backoff(site.limits.backoff_seconds, site.limits.max_backoff_seconds)
-        self._doing = State.IDLE
-        self._since = site.wall()
-        self._retry_at: float | None = None  # wall time
         self._event: trio.Event | None = None
         self._parked = trio.CancelScope()
-        self._told = Told(site.limits.told_lines, site.limits.told_seconds)
-        self._told_certificate = Told(1, site.limits.told_seconds)
 
     # What subclasses do.
 
@@ -124,7 +87,7 @@ class Delivery:
         try:
             while not self.stopped and not self.done:
                 if self.sent >= self.head:
-                    self._enter(State.IDLE)
+                    self.health.enter(State.IDLE)
                     await self.park(float("inf"))
                     continue
                 await self._try()
@@ -152,7 +115,7 @@ class Delivery:
         failure: Failure | None = None
         taken = False
         try:
-            self._enter(State.CONNECTING)
+            self.health.enter(State.CONNECTING)
             if not self.site.connections.try_take(self.channel.id, 1):
                 self.site.make_room()
                 await self.site.connections.take(self.channel.id, 1)
@@ -163,7 +126,7 @@ class Delivery:
             self.connected_at = trio.current_time()
             link.on_readable = self._on_readable
             link.watch()
-            self._enter(State.DELIVERING)
+            self.health.enter(State.DELIVERING)
             await self.converse(link)
         except Failure as exc:
             failure = exc
@@ -187,42 +150,17 @@ class Delivery:
         return failure.kind in ("closed", "reset") and self.served and lived >= _SHORT_LIFE_SECONDS
 
     async def _back_off(self, failure: Failure) -> None:
-        self.report(failure)
-        seconds = self._backoff.failed(failure.retry_after)
-        self._retry_at = self.site.wall() + seconds
-        self._enter(State.REFUSED if failure.kind == "policy" else State.BACKING_OFF)
-        self._tell_failure(failure)
-        self.failing = True
+        seconds = self.health.failed(failure)
         self.site.dirty.add(self)
         with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:  # new lines do not shorten it
             self._parked = scope
             await trio.sleep_forever()
-        self._retry_at = None
-
-    def report(self, failure: Failure) -> None:
-        """Remember a failure as the last one."""
-        self.error = LastError(failure.kind, failure.text, failure.status, self.site.wall())
+        self.health.retry_at = None
 
     def succeeded(self) -> None:
         """The receiver took something."""
         self.served = True
-        self._backoff.succeeded()
-        if self.failing:
-            self.failing = False
-            if self._told.may(trio.current_time()):
-                _log.info("drain_recovered", drain=self.spec.id, app=self.channel.name)
-                text = f"Drain {self.spec.id} ({self.spec.url.shown}) delivers again, {self._pending()} lines behind."
-                self.site.tell(self.channel, RECOVERED_PRI, text.encode(), False)
-
-    def _tell_failure(self, failure: Failure) -> None:
-        if failure.kind == "certificate" and self._told_certificate.may(trio.current_time()):
-            text = f'Error L14 (certificate validation): error="{failure.text}" uri="{self.spec.url.shown}"'
-            self.site.tell(self.channel, L14_PRI, text.encode("utf-8", "replace"), True)
-            _log.warning("drain_certificate", drain=self.spec.id, app=self.channel.name, why=failure.text)
-        elif not self.failing and failure.kind != "certificate" and self._told.may(trio.current_time()):
-            _log.warning("drain_failing", drain=self.spec.id, app=self.channel.name, why=failure.text)
-            text = f"Drain {self.spec.id} ({self.spec.url.shown}) fails: {failure.text}. Lines are kept and retried."
-            self.site.tell(self.channel, L10_PRI, text.encode("utf-8", "replace"), False)
+        self.health.succeeded(self.channel.head - self.state.cursor)
 
     # Waiting.
 
@@ -255,7 +193,9 @@ class Delivery:
     def hasten(self, deadline: float) -> None:
         """A `park` under way ends at `deadline` at the latest."""
         scope = self._parked
-        scope.deadline = min(scope.deadline, deadline)
+        if deadline >= scope.deadline:
+            return
+        scope.deadline = deadline
 
     # Lines.
 
@@ -288,11 +228,7 @@ class Delivery:
         self.state.overrun(count, self.site.now_ms())
         self.sent = self.state.cursor
         self.site.dirty.add(self)
-        self.lost(count)
-
-    def lost(self, count: int, reason: str = "overrun") -> None:
-        """Say so in the server's log."""
-        _log.error("drain_lost", drain=self.spec.id, app=self.channel.name, lines=count, reason=reason)
+        self.health.lost(count, "overrun")
 
     def hurry(self) -> None:
         """The server stops: do not wait for more lines."""
@@ -311,7 +247,7 @@ class Delivery:
 
     def drop_idle_link(self) -> bool:
         """Close the link if nothing is under way on it; it is dialled again when it is needed."""
-        if self.link is None or self._doing is not State.IDLE:
+        if self.link is None or self.health.doing is not State.IDLE:
             return False
         self.parked_too_long()
         return True
@@ -321,14 +257,9 @@ class Delivery:
         self._parked.cancel()
 
     def crashed(self) -> float:
-        """Our own code failed: remember it as an error, and say how long to wait before the next try."""
-        self.error = LastError("crash", "an error of this server, see its log", None, self.site.wall())
-        self._enter(State.BACKING_OFF)
-        self.failing = True
+        """Our own code failed: how long to wait before the next try."""
         self.sent = self.state.cursor
-        wait = self._backoff.failed()
-        self._retry_at = self.error.at + wait
-        return wait
+        return self.health.crashed()
 
     @property
     def finding_start(self) -> bool:
@@ -336,23 +267,24 @@ class Delivery:
         return self.fresh and self.spec.options.start not in ("now", "oldest")
 
     def waits_beyond(self, wall: float) -> bool:
-        """Whether it backs off until after that time."""
-        return self._retry_at is not None and self._retry_at > wall
+        """Whether it backs off until after that time (unix seconds)."""
+        return self.health.retry_at is not None and self.health.retry_at > wall
 
     def status(self, replay: "Delivery | None" = None) -> DrainStatus:
         """How it is now."""
         self.settle()
         state = self.state
         head = self.channel.head
-        doing = self._doing
+        health = self.health
+        doing = health.doing
         recent = self.site.wall() - state.succeeded_at / 1000 < _RECENT_SECONDS
         if doing is State.IDLE and (state.cursor < head or recent):
             doing = State.DELIVERING
         return DrainStatus(
             state=doing,
-            since=self._since,
-            until=self._retry_at if self._doing in (State.BACKING_OFF, State.REFUSED) else None,
-            error=self.error,
+            since=health.since,
+            until=health.retry_at if doing in (State.BACKING_OFF, State.REFUSED) else None,
+            error=health.error,
             last_success=state.succeeded_at / 1000 if state.succeeded_at else None,
             start=state.start,
             cursor=state.cursor,
@@ -374,21 +306,13 @@ class Delivery:
         at = held[0].at if held else self.state.delivered_at  # older than the ring: at most this old
         return round(max(0.0, self.site.wall() - at / 1000), 3) if at else None
 
-    def _pending(self) -> int:
-        return self.channel.head - self.state.cursor
-
-    def _enter(self, doing: State) -> None:
-        if doing is not self._doing:
-            self._doing = doing
-            self._since = self.site.wall()
-
     def idle(self) -> None:
         """Nothing to do, for the status."""
-        self._enter(State.IDLE)
+        self.health.enter(State.IDLE)
 
     def busy(self) -> None:
         """Something is under way, for the status."""
-        self._enter(State.DELIVERING)
+        self.health.enter(State.DELIVERING)
 
     def _close(self) -> None:
         link, self.link = self.link, None

@@ -21,10 +21,11 @@ from logplex.channel import Channel
 
 from .answer import Answer
 from .backoff import retry_after
-from .delivery import Delivery, Site
+from .delivery import Delivery
 from .link import Link
 from .rendering import renderer
 from .request import Request, add_loss, compose, compose_lines, compress, fixed_head, head
+from .site import Site
 from .spec import DrainSpec
 from .state import DrainState
 from .status import Failure
@@ -353,7 +354,7 @@ class HttpDelivery(Delivery):
         state.delivered_at = request.at
         state.succeeded_at = self.site.now_ms()
         self._advance(request)
-        if self.failing or not self.served:
+        if self.health.failing or not self.served:
             self.succeeded()
 
     def _refused(self, request: Request, answer: Answer) -> None:
@@ -369,14 +370,14 @@ class HttpDelivery(Delivery):
         self.served = True
         if status == 413:
             self._shrink(request)
-        self.report(Failure("http", f"answered {status}: a batch is at fault", status=status))
+        self.health.report(Failure("http", f"answered {status}: a batch is at fault", status=status))
         if request.lines == 1 and request.own:
             self._mute = True
             self.state.cut = (request.first, request.end)
         elif request.lines == 1:
             self.state.deliver(request.end, filtered=request.filtered, refused=1)
             self._advance(request)
-            self.lost(1, "permanent")
+            self.health.lost(1, "permanent")
         else:
             middle = request.first + (request.end - request.first) // 2
             self._halves.append(request.end)

@@ -22,9 +22,10 @@ import trio
 from logplex.batch import Batch
 from logplex.channel import Channel
 
-from .delivery import L10_PRI, Delivery, Site, l10_text
+from .delivery import L10_PRI, Delivery, l10_text
 from .link import Link
 from .rendering import own_line, renderer, wanted
+from .site import Site
 from .spec import DrainSpec
 from .state import DrainState, Untold
 from .status import Failure
@@ -133,7 +134,7 @@ class SyslogDelivery(Delivery):
                 filtered += mark.filtered
         self._settle_mark(last, filtered)
         self.state.succeeded_at = self.site.now_ms()
-        if self.failing or not self.served:
+        if self.health.failing or not self.served:
             self.succeeded()
 
     def settle_broken(self, link: Link) -> None:
@@ -188,7 +189,7 @@ class SyslogDelivery(Delivery):
             state.told(mark.told)
         elif mark.lost:
             state.overrun(mark.lost, self.site.now_ms())
-            self.lost(mark.lost)
+            self.health.lost(mark.lost, "overrun")
         else:
             state.deliver(mark.end, filtered=filtered, size=mark.bytes - self._settled)
             state.delivered_at = mark.at
@@ -204,7 +205,7 @@ class SyslogDelivery(Delivery):
 
     async def _idle(self, life_end: float) -> bool:
         """Caught up: `notify` sends from here on. False when nothing was sent for a while."""
-        if self.failing and self.sending:
+        if self.health.failing and self.sending:
             await trio.sleep(_SETTLE_SECONDS)  # nobody tells us whether it arrives, so look
             self.settle()
             return True

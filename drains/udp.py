@@ -12,9 +12,10 @@ import trio
 from logplex.batch import Batch
 from logplex.channel import Channel
 
-from .delivery import L10_PRI, Delivery, Site, l10_text
+from .delivery import L10_PRI, Delivery, l10_text
 from .link import Link
 from .rendering import Frame, own_line, renderer, wanted
+from .site import Site
 from .spec import DrainSpec
 from .state import DrainState
 from .status import Failure
@@ -99,15 +100,15 @@ class UdpDelivery(Delivery):
         except OSError as exc:
             if exc.errno != errno.EMSGSIZE:
                 raise
-            self.report(Failure("size", "a message is too large for a datagram"))
+            self.health.report(Failure("size", "a message is too large for a datagram"))
             state.deliver(frame.end, filtered=skipped, refused=1)
-            self.lost(1, "permanent")
+            self.health.lost(1, "permanent")
         else:
             state.deliver(frame.end, filtered=skipped, size=len(frame.data))
             state.delivered_at = frame.at
             state.succeeded_at = self.site.now_ms()
         self.sent = frame.end
         self.site.dirty.add(self)
-        if self.failing or not self.served:
+        if self.health.failing or not self.served:
             self.succeeded()
         return True

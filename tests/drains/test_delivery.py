@@ -4,9 +4,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from drains.delivery import Delivery, Site
+from drains.delivery import Delivery
 from drains.http import HttpDelivery
 from drains.limits import Limits, Share
+from drains.site import Site
 from drains.state import DrainState
 from drains.status import Failure, State
 from drains.syslog import SyslogDelivery
@@ -79,7 +80,7 @@ async def test_a_connection_is_renewed_after_five_hours(
             rig.door.link.answer(OK)
         await trio.sleep(60)
     assert len(rig.door.links) == 2
-    assert rig.delivery.error is None
+    assert rig.delivery.health.error is None
     rig.delivery.settle()
     assert rig.delivery.state.delivered == 302
 
@@ -110,8 +111,8 @@ async def test_a_request_takes_30_seconds_at_most(autojump_clock: MockClock, nur
     assert not rig.door.links[0].closed
     await trio.sleep(2)
     assert rig.door.links[0].closed
-    assert rig.delivery.error is not None
-    assert rig.delivery.error.kind == "timeout"
+    assert rig.delivery.health.error is not None
+    assert rig.delivery.health.error.kind == "timeout"
     assert rig.delivery.state.cut == (1, 2)
 
 

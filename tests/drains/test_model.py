@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from drains.delivery import Delivery, Site
+from drains.delivery import Delivery
 from drains.http import HttpDelivery
 from drains.limits import Limits, Share
 from drains.link import Buffer
+from drains.site import Site
 from drains.state import DrainState
 from drains.status import Failure
 from drains.syslog import SyslogDelivery
