@@ -5,7 +5,7 @@ Rules (protocol section 3):
 * A body that the quick path takes whole goes straight into the open group. The lines of any other wait in a group of
   their own until all of it was read and counted; a large one gives others their turn.
 * A repeated id with the same body, from the same principal, is acknowledged and not stored again; while its first
-  try is still open it shares the outcome.
+  try is still open it shares the outcome. Its 204 promises no more than the first one did.
 """
 
 import math
@@ -76,7 +76,7 @@ class Bodies:
         claim = await self._claim(principal, request_id, body) if request_id else None
         if isinstance(claim, Duplicate):
             self._ledger.duplicates += 1
-            return Outcome.DONE
+            return Outcome.MEMORY if self._committer.in_memory else Outcome.DONE
         way = self._routing.way(principal)
         if not (dropped or lost) and self._take_at_once(body, way, expected):
             return await self._committed(claim)

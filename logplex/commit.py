@@ -102,6 +102,11 @@ class Committer:
         """Bytes of lines that no commit has confirmed yet."""
         return self.current.bytes + self._committing_bytes
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether lines that were shown may be in memory only."""
+        return self.degraded_since is not None and not self._refuse
+
     def flush(self) -> None:
         """The inputs have nothing more for the moment: what is in the group may go."""
         group = self.current

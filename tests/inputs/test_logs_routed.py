@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from logplex.errors import Unauthorized
+from logplex.catchup import Work
+from logplex.commit import Spool
+from logplex.errors import StoreError, Unauthorized
 from logplex.inputs.logs import Logs
 from logplex.registry.records import Principal, Token
 
@@ -65,8 +67,8 @@ class Shipper:
 
 
 @asynccontextmanager
-async def shipping(*, lenient: bool = False) -> AsyncIterator[Shipper]:
-    core = Core()
+async def shipping(*, lenient: bool = False, spool: Spool | None = None) -> AsyncIterator[Shipper]:
+    core = Core(spool=spool)
     logs = Logs(core.router, Registry(core), max_body_bytes=1_000_000, lenient=lenient, is_open=lambda: True)
     async with trio.open_nursery() as nursery:
         await nursery.start(core.committer.run)
@@ -74,6 +76,14 @@ async def shipping(*, lenient: bool = False) -> AsyncIterator[Shipper]:
             yield Shipper(core, client)
         assert core.balanced()
         nursery.cancel_scope.cancel()
+
+
+class FailingSpool:
+    """A disk that takes nothing."""
+
+    async def append(self, work: Work) -> None:
+        await trio.lowlevel.checkpoint()
+        raise StoreError("disk I/O error")
 
 
 async def test_what_is_acknowledged_is_there_for_readers() -> None:
@@ -132,3 +142,12 @@ async def test_losses_of_the_shipper_are_on_the_channel_s_page() -> None:
         await shipper.post(frames(b"one"), Logplex_Drop_Count="8", Logplex_Lost_Count="5")
         page = shipper.core.channel(1).page
         assert (page.shipper_dropped, page.shipper_lost) == (8, 5)
+
+
+async def test_a_repetition_of_what_is_in_memory_only_is_promised_no_more() -> None:
+    async with shipping(spool=FailingSpool()) as shipper:
+        for _ in range(2):
+            answer = await shipper.post(frames(b"one"), X_Request_Id="1")
+            assert (answer.status, answer.headers.get("logplex-durability")) == (204, "memory")
+        assert shipper.texts() == [b"one"]
+        assert shipper.core.ledger.duplicates == 1
