@@ -26,12 +26,12 @@ from .link import Link
 from .rendering import renderer
 from .request import Request, add_loss, compose, compose_lines, compress, fixed_head, head
 from .site import Site
+from .sizes import Sizes
 from .spec import DrainSpec
 from .state import DrainState
 from .status import Failure
 
 _AT_FAULT = (400, 413, 422)
-_SMALLEST_TARGET = 1024  # bytes: 413 halves down to here
 _ANSWER_GRACE_SECONDS = 5.0  # for the rest of an answer whose status is known
 _DRIBBLE_READS = 4  # an ordinary answer comes in fewer pieces
 _DRIBBLE_SECONDS = 0.25
@@ -56,9 +56,8 @@ class HttpDelivery(Delivery):
         self._head = fixed_head(spec, site.version)
         self._render = renderer(spec, channel.name)
         self._inline = spec.options.plain and not spec.options.linger_seconds and until is None
-        self._least = spec.options.batch_bytes or site.limits.batch_bytes
-        self._most = spec.options.batch_bytes or site.limits.max_batch_bytes
-        self._target = self._least
+        chosen = spec.options.batch_bytes
+        self._sizes = Sizes(state, chosen or site.limits.batch_bytes, chosen or site.limits.max_batch_bytes)
         self._ready = False  # connected, nothing in flight: `notify` may send
         self._answer: Answer | None = None
         self._request: Request | None = None
@@ -69,8 +68,6 @@ class HttpDelivery(Delivery):
         self._held = 0
         self._reads = 0
         self._lingered = False
-        self._halves: list[int] = []  # ends of the parts that follow the cut
-        self._mute = False  # the next request goes without L10, to see who is at fault
         self._failure: Failure | None = None
 
     def notify(self, batch: Batch) -> None:
@@ -109,7 +106,8 @@ class HttpDelivery(Delivery):
         self._failure = None
         request, self._request = self._request, None
         if request is not None and self.state.cursor == request.first:
-            self._remember_cut(request)
+            self._sizes.failed(request)
+            self.site.dirty.add(self)
         if self._answer is not None:
             self._answer.close()
             self._answer = None
@@ -160,7 +158,7 @@ class HttpDelivery(Delivery):
         if not answer.reusable or not self._inline or self._used_at >= self._life_end:
             self.wake()
             return
-        batches = self.channel.recent(self.sent, 2 * self._target)
+        batches = self.channel.recent(self.sent, 2 * self._sizes.target)
         if batches:
             if not self._send_recent(batches):
                 self.wake()
@@ -200,9 +198,9 @@ class HttpDelivery(Delivery):
         state, link = self.state, self.link
         if link is None or state.cut is not None or state.epoch != self.channel.epoch or self._rest is not None:
             return False
-        if not self.site.rendered.fits(self.channel.id, self._target):
+        if not self.site.rendered.fits(self.channel.id, self._sizes.target):
             return False
-        request = compose(batches, self._limit())
+        request = compose(batches, self._sizes.target)
         if not request.lines:
             return False
         self._post(request, link)
@@ -213,9 +211,9 @@ class HttpDelivery(Delivery):
         options = self.spec.options
         if options.linger_seconds and not self._lingered and self.state.cut is None:
             await self._linger(options.linger_seconds)
-        rendered, app, target = self.site.rendered, self.channel.id, self._limit()
-        if self._cut() is not None:  # it stands, whatever the target is now, and however the lines are stored
-            target = 2 * self._most
+        rendered, app, target = self.site.rendered, self.channel.id, self._sizes.target
+        if self._sizes.cut(self.sent) is not None:
+            target = self._sizes.most
         taken = await rendered.take(app, target)
         try:
             batches = await self._take_whole(target)
@@ -224,7 +222,7 @@ class HttpDelivery(Delivery):
         await self.go_on()
         if not batches or self._failure is not None or self._answer is None or not self._answer.reusable:
             return
-        cut = self._cut()
+        cut = self._sizes.cut(self.sent)
         if cut is not None:
             batches = [batch.cut(batch.first, cut) for batch in batches if batch.first < cut]
         if options.plain:
@@ -234,7 +232,7 @@ class HttpDelivery(Delivery):
         if not request.lines:
             self.state.deliver(request.end, filtered=request.end - request.first)
             self.sent = request.end
-            self._next_half()
+            self._sizes.passed(self.sent)
             self.site.dirty.add(self)
             return
         self._post(request, link)
@@ -242,7 +240,7 @@ class HttpDelivery(Delivery):
     async def _take_whole(self, target: int) -> list[Batch]:
         """What follows the cursor; all of a batch that was cut before, though the ring may hold only its end now."""
         batches = await self.take(target, ring_bytes=2 * target)
-        cut = self._cut()
+        cut = self._sizes.cut(self.sent)
         while cut is not None and batches and batches[-1].end < cut:
             lost, more = await self.channel.read(batches[-1].end, target)
             more = self.bounded(more)
@@ -265,7 +263,7 @@ class HttpDelivery(Delivery):
 
     def _post(self, request: Request, link: Link) -> None:
         untold = self.state.untold
-        if untold is not None and not self._mute:
+        if untold is not None and not self._sizes.mute:
             add_loss(request, untold, self._render)
         if self.spec.options.compress:
             compress(request)
@@ -368,20 +366,15 @@ class HttpDelivery(Delivery):
             return
         self._request = None
         self.served = True
-        if status == 413:
-            self._shrink(request)
         self.health.report(Failure("http", f"answered {status}: a batch is at fault", status=status))
-        if request.lines == 1 and request.own:
-            self._mute = True
-            self.state.cut = (request.first, request.end)
-        elif request.lines == 1:
+        if status == 413:
+            self._sizes.too_large(request)
+        if request.count == 1:
             self.state.deliver(request.end, filtered=request.filtered, refused=1)
             self._advance(request)
             self.health.lost(1, "permanent")
         else:
-            middle = request.first + (request.end - request.first) // 2
-            self._halves.append(request.end)
-            self.state.cut = (request.first, middle)
+            self._sizes.halve(request)
             self.state.retried += 1
         self.site.dirty.add(self)
         if not answer.complete:
@@ -390,45 +383,10 @@ class HttpDelivery(Delivery):
     def _advance(self, request: Request) -> None:
         """The cursor moved over a request."""
         self.sent = request.end
-        self._mute = False
         self._lingered = False
-        self._next_half()
-        behind = self.channel.head - self.sent
-        self._target = min(self._target * 2, self._most) if behind > request.end - request.first else self._least
+        self._sizes.passed(self.sent)
+        self._sizes.grow(self.channel.head - self.sent, request.end - request.first)
         self.site.dirty.add(self)
-
-    def _next_half(self) -> None:
-        halves = self._halves
-        while halves and halves[-1] <= self.sent:
-            halves.pop()
-        if halves:
-            self.state.cut = (self.sent, halves[-1])
-
-    def _shrink(self, request: Request) -> None:
-        smaller = max(_SMALLEST_TARGET, min(request.size, self._target) // 2)
-        self.state.max_bytes = min(smaller, self.state.max_bytes or smaller)
-
-    def _limit(self) -> int:
-        """The most bytes of the next batch."""
-        most = self.state.max_bytes
-        return min(self._target, most) if most else self._target
-
-    def _cut(self) -> int | None:
-        """Where the batch at the cursor was cut when it was first tried."""
-        cut = self.state.cut
-        if cut is None:
-            return None
-        if cut[0] == self.sent and cut[1] > self.sent:
-            return cut[1]
-        self.state.cut = None
-        self._halves.clear()
-        return None
-
-    def _remember_cut(self, request: Request) -> None:
-        """A try failed: the next ones carry the same positions, also after a restart."""
-        if self.state.cut is None:
-            self.state.cut = (request.first, request.end)
-            self.site.dirty.add(self)
 
     async def _idle(self) -> bool:
         """Caught up: `notify` sends from here on. False when nothing was sent for a while."""
