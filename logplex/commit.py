@@ -141,6 +141,8 @@ class Committer:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
+            if self._spool is None:
+                await trio.sleep_forever()
             while True:
                 with trio.move_on_after(SAVE_SECONDS):
                     await self._filled.wait()
