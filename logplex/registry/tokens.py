@@ -21,7 +21,7 @@ from .records import TOKEN_ID_LENGTH, Change, ChannelRecord, Token
 from .store import ConfigStore
 
 MAX_TOKENS = 200_000
-"""About 110 MB where each has a channel of its own (measured); more than the different tokens that one body of 10 MiB can name."""
+"""About 110 MB where each has a channel of its own (measured); more than one body of 10 MiB can name."""
 MAX_UNKNOWN = 200_000
 UNKNOWN_SECONDS = 5.0
 MAX_LOAD = 10_000
