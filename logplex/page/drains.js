@@ -54,8 +54,7 @@ function drainElement({ id, url, status }) {
   made.append(facts)
   if (status.error) {
     const error = element('p', 'last-error')
-    const text = status.error.status ? `${status.error.status} ${status.error.text}` : status.error.text
-    error.append(element('b', '', 'last error'), ` ${shown(text)} · ${ago(status.error.at)}`)
+    error.append(element('b', '', 'last error'), ` ${shown(status.error.text)} · ${ago(status.error.at)}`)
     if (status.until) error.append(` · next try ${new Date(status.until).toTimeString().slice(0, 8)}`)
     made.append(error)
   }
