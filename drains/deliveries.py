@@ -104,6 +104,7 @@ class Deliveries:
 
     def change(self, spec: DrainSpec) -> None:
         """A new URL or new options; the cursor stays."""
+        self._end_replay(spec.id)  # it would go on to the old place
         old = self._drains.pop(spec.id)
         old.stop()
         new = self._start(spec, old.channel, old.state)

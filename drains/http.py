@@ -201,8 +201,10 @@ class HttpDelivery(Delivery):
         if not self.site.rendered.fits(self.channel.id, self._sizes.target):
             return False
         request = compose(batches, self._sizes.target)
+        self._forget_rendered(batches)
         if not request.lines:
             return False
+        self._add_loss(request)
         self._post(request, link)
         return True
 
@@ -220,22 +222,31 @@ class HttpDelivery(Delivery):
         finally:
             rendered.give_back(app, taken)
         await self.go_on()
-        if not batches or self._failure is not None or self._answer is None or not self._answer.reusable:
+        if not batches:
             return
         cut = self._sizes.cut(self.sent)
         if cut is not None:
             batches = [batch.cut(batch.first, cut) for batch in batches if batch.first < cut]
         if options.plain:
+            for batch in batches[:-1]:
+                batch.http()  # remembered: `compose` finds it rendered
+                await trio.lowlevel.checkpoint()
             request = compose(batches, target)
+            self._forget_rendered(batches)
         else:
-            request = compose_lines(batches, target, self.spec, self._render)
+            request = await compose_lines(batches, target, self.spec, self._render)
         if not request.lines:
             self.state.deliver(request.end, filtered=request.end - request.first)
             self.sent = request.end
             self._sizes.passed(self.sent)
             self.site.dirty.add(self)
             return
-        self._post(request, link)
+        self._add_loss(request)
+        if options.compress:
+            await compress(request)
+        await self.go_on()
+        if self._failure is None and self._answer is not None and self._answer.reusable:
+            self._post(request, link)
 
     async def _take_whole(self, target: int) -> list[Batch]:
         """What follows the cursor; all of a batch that was cut before, though the ring may hold only its end now."""
@@ -261,12 +272,18 @@ class HttpDelivery(Delivery):
         if self._lingered and self._request is None:
             self._parked.cancel()
 
-    def _post(self, request: Request, link: Link) -> None:
+    def _forget_rendered(self, batches: list[Batch]) -> None:
+        """Drains near the head share what is rendered; far behind it would only fill the memory."""
+        if batches[-1].end < self.channel.head:
+            for batch in batches:
+                batch.forget_rendered()
+
+    def _add_loss(self, request: Request) -> None:
         untold = self.state.untold
         if untold is not None and not self._sizes.mute:
             add_loss(request, untold, self._render)
-        if self.spec.options.compress:
-            compress(request)
+
+    def _post(self, request: Request, link: Link) -> None:
         first = head(self._head, request, self._token, self.state.epoch, self._replay)
         parts = [first, *request.body]
         self._request = request

@@ -97,7 +97,7 @@ class Poller:
 
     def add(self, number: int, link: "SocketLink") -> None:
         """Watch a socket; one that is watched already stays so."""
-        if number not in self._links:
+        if number not in self._links and not self._epoll.closed:
             self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP)
             self._links[number] = link
 

@@ -142,7 +142,7 @@ class Probe:
     async def _post(self, spec: DrainSpec, link: Link, frame: bytes) -> str:
         request = Request(0, 1, 1, 0, 0, 0, [frame], len(frame), None)
         if spec.options.compress:
-            compress(request)
+            await compress(request)
         first = fixed_head(spec, self._version) + (
             b"Logplex-Msg-Count: 1\r\nLogplex-Frame-Id: %b\r\nContent-Length: %d\r\n\r\n"
             % (secrets.token_hex(16).upper().encode(), request.size)

@@ -11,7 +11,7 @@ Rules (protocol sections 7 and 8; the plain forms of a whole batch are `Batch.ht
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from logplex.batch import Batch, Line, timestamp
@@ -27,6 +27,8 @@ CONTENT_TYPES = {
     Format.RFC5424: b"application/syslog",
     Format.JSON: b"application/x-ndjson",
 }
+
+_LINES_AT_ONCE = 256  # a millisecond, with a usual filter
 
 Render = Callable[[Line, int, int | None], bytes]
 """(line, receive time in unix ms, position) → the bytes of one frame."""
@@ -80,6 +82,13 @@ def wanted(spec: DrainSpec, render: Render, batch: Batch) -> list[Frame]:
         for position, line in enumerate(batch.lines(), batch.first)
         if filter_ is None or filter_.match(line, at)
     ]
+
+
+def pieces(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same lines in batches of a few hundred: what is rendered between two turns of the others."""
+    for batch in batches:
+        for first in range(batch.first, batch.end, _LINES_AT_ONCE):
+            yield batch.cut(first, first + _LINES_AT_ONCE)
 
 
 def own_line(pri: int, at: int, text: bytes) -> Line:

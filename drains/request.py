@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import trio
+
 from logplex.batch import Batch
 
 from .delivery import L10_PRI, l10_text
-from .rendering import CONTENT_TYPES, Render, own_line, wanted
+from .rendering import CONTENT_TYPES, Render, own_line, pieces, wanted
 from .spec import DrainSpec, Format
 from .state import Untold
+
+_DEFLATE_BYTES = 32 * 1024  # under a millisecond of work
 
 
 @dataclass(slots=True)
@@ -71,13 +75,14 @@ def compose(batches: Sequence[Batch], target: int) -> Request:
     return Request(first, end, count, 0, filtered, at, body, size, None)
 
 
-def compose_lines(batches: Sequence[Batch], target: int, spec: DrainSpec, render: Render) -> Request:
-    """As `compose`, line by line, for a drain with options."""
+async def compose_lines(batches: Sequence[Batch], target: int, spec: DrainSpec, render: Render) -> Request:
+    """As `compose`, line by line, for a drain with options; others have their turn in between."""
     first = end = batches[0].first
     count = size = at = 0
     body: list[bytes] = []
     full = False
-    for batch in batches:
+    for batch in pieces(batches):
+        await trio.lowlevel.checkpoint()
         for frame in wanted(spec, render, batch):
             if body and size + len(frame.data) > target:
                 full = True
@@ -104,12 +109,17 @@ def add_loss(request: Request, untold: Untold, render: Render) -> None:
     request.untold = untold
 
 
-def compress(request: Request) -> None:
-    """Make the body gzip."""
+async def compress(request: Request) -> None:
+    """Make the body gzip; others have their turn in between."""
     deflate = zlib.compressobj(6, wbits=31)
-    data = deflate.compress(b"".join(request.body)) + deflate.flush()
-    request.body = [data]
-    request.size = len(data)
+    view = memoryview(b"".join(request.body))
+    parts = []
+    for at in range(0, len(view), _DEFLATE_BYTES):
+        parts.append(deflate.compress(view[at : at + _DEFLATE_BYTES]))
+        await trio.lowlevel.checkpoint()
+    parts.append(deflate.flush())
+    request.body = parts
+    request.size = sum(map(len, parts))
 
 
 def fixed_head(spec: DrainSpec, version: str) -> bytes:

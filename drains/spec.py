@@ -121,7 +121,7 @@ class DrainSpec:
     """One drain as its owner made it; `token` is `d.<uuid>`."""
 
     id: int
-    token: str
+    token: str = field(repr=False)
     url: DrainUrl
     options: Options = field(default_factory=Options)
 

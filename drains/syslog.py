@@ -15,6 +15,7 @@ Rules:
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import trio
@@ -24,7 +25,7 @@ from logplex.channel import Channel
 
 from .delivery import L10_PRI, Delivery, l10_text
 from .link import Link
-from .rendering import own_line, renderer, wanted
+from .rendering import own_line, pieces, renderer, wanted
 from .site import Site
 from .spec import DrainSpec
 from .state import DrainState, Untold
@@ -206,7 +207,8 @@ class SyslogDelivery(Delivery):
     async def _idle(self, life_end: float) -> bool:
         """Caught up: `notify` sends from here on. False when nothing was sent for a while."""
         if self.health.failing and self.sending:
-            await trio.sleep(_SETTLE_SECONDS)  # nobody tells us whether it arrives, so look
+            waited = trio.current_time() - self.connected_at
+            await trio.sleep(min(_SETTLE_SECONDS + waited / 4, 1.0))  # nobody tells us whether it arrives, so look
             self.settle()
             return True
         before = self._bytes
@@ -234,6 +236,8 @@ class SyslogDelivery(Delivery):
         try:
             batches = await self.take(size)
             await self.go_on()
+            if not self._plain:
+                batches = list(islice(pieces(batches), 1))
             data = b"".join([self._loss(), *map(self._rendered, batches)])
         finally:
             rendered.give_back(app, held)

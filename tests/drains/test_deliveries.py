@@ -212,6 +212,53 @@ async def test_a_channel_without_spool_loses_what_its_ring_gave_up() -> None:
         assert (seen.lost, seen.pending) == ({"overrun": 2}, 0)
 
 
+@pytest.mark.parametrize("scheme", ["syslog", "syslog+udp"])
+async def test_syslog_drains_replay_too(scheme: str) -> None:
+    import socket
+
+    world = World()
+    async with syslog_receiver() as receiver, running(world) as deliveries:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", receiver.port))
+            deliveries.add(spec(f"{scheme}://127.0.0.1:{receiver.port}"), world.channel, None)
+            world.write(b"a", b"b", b"c")
+            await settled(deliveries)
+            assert deliveries.replay(7, 1) == 2
+            await until(lambda: deliveries.status(7).replaying is None)  # type: ignore[union-attr]
+            seen = deliveries.status(7)
+            assert seen is not None
+            assert (seen.delivered, seen.replayed, seen.pending) == (3, 2, 0)
+            if scheme == "syslog":
+                assert await receiver.until(5) == [b"a", b"b", b"c", b"b", b"c"]
+            else:
+                assert [sock.recv(1000)[-1:] for _ in range(5)] == [b"a", b"b", b"c", b"b", b"c"]
+
+
+async def test_a_change_of_url_ends_a_replay_and_counts_what_it_did() -> None:
+    world = World()
+
+    async def hang(post: Post, stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with (
+        http_receiver(answers(OK, hang)) as old,
+        http_receiver() as new,
+        running(world) as deliveries,
+    ):
+        deliveries.add(spec(f"http://127.0.0.1:{old.port}"), world.channel, None)
+        world.write(b"a", b"b", b"c")
+        await old.post()
+        await settled(deliveries)
+        deliveries.replay(7, 0)
+        await old.post()
+        deliveries.change(spec(f"http://127.0.0.1:{new.port}"))
+        seen = deliveries.status(7)
+        assert seen is not None
+        assert (seen.replaying, seen.replayed, seen.delivered) == (None, 0, 3)
+        world.write(b"d")
+        assert (await new.post()).texts == [b"d"]
+
+
 async def test_a_test_reports_each_step() -> None:
     world = World()
     async with http_receiver(answers(OK)) as receiver, running(world) as deliveries:
