@@ -138,7 +138,7 @@ def take(window: Browser, server: Server) -> None:
     time.sleep(60)  # the curves of the rates
     window.open(server.url + "/#/apps/shop")
     window.until("return document.querySelectorAll('.line').length > 50 && document.querySelector('.drain.bad')")
-    time.sleep(1)
+    window.until("return [...document.querySelectorAll('.line')].slice(-9).some(line => line.matches('.error'))")
     (HERE / "page.png").write_bytes(window.screenshot())
     window.scheme("dark")
     window.resize(400, 620)

@@ -10,7 +10,7 @@ export class Refused extends Error {
   }
 }
 
-export async function call(method, path, body) {
+export async function call(method, path, body, { again = true } = {}) {
   const headers = { accept: 'application/json' }
   if (method !== 'GET') headers['page-token'] = token
   if (body !== undefined) headers['content-type'] = 'application/json'
@@ -23,6 +23,10 @@ export async function call(method, path, body) {
     throw new Refused(0, 'The server does not answer.')
   }
   const value = response.status === 204 ? null : await response.json().catch(() => null)
+  if (response.status === 403 && method !== 'GET' && again) { // another tab has signed in anew: our token is old
+    await me()
+    return call(method, path, body, { again: false })
+  }
   if (!response.ok) throw new Refused(response.status, value?.error ?? `The server answered ${response.status}.`)
   return value
 }

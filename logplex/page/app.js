@@ -266,7 +266,7 @@ export class AppView {
         ? 'No line matches yet. New ones show here as they come.'
         : 'No lines yet. They show here as they come.'), EMPTY_MS)
     }
-    if (state === 'lost') this.told(detail > 1 ? `No connection; trying again every ${detail} s` : 'No connection; trying again', 'lost')
+    if (state === 'lost') this.told(`${detail?.status ? detail.message : 'No connection'}; trying again`, 'lost')
     if (state === 'end') this.told('This app forbids live tails; this is its history', 'held')
     if (state === 'refused') this.#refused(detail)
   }

@@ -9,12 +9,11 @@ const SAMPLES = 40
 const SVG = 'http://www.w3.org/2000/svg'
 
 export class Apps {
-  constructor({ search, list, more, note, failed }) {
-    Object.assign(this, { search, list, more, note, failed })
+  constructor({ search, list, more, note, worked, failed }) {
+    Object.assign(this, { search, list, more, note, worked, failed })
     this.rows = new Map()
     this.places = new Map() // name → { epoch, head, at }
     this.samples = new Map()
-    this.names = 0
     this.current = ''
     search.addEventListener('input', () => this.#later(150))
     more.addEventListener('click', () => {
@@ -44,10 +43,6 @@ export class Apps {
     for (const [app, row] of this.rows) this.#mark(row, app)
   }
 
-  rate(name) {
-    return this.samples.get(name)?.at(-1)
-  }
-
   #later(ms) {
     clearTimeout(this.timer)
     if (this.running) this.timer = setTimeout(() => this.refresh(), ms)
@@ -68,6 +63,7 @@ export class Apps {
       if (round !== this.round || !this.running) return
       this.#show(found, prefix)
       this.more.hidden = !more
+      this.worked()
     } catch (error) {
       this.failed(error)
     }
@@ -144,7 +140,6 @@ export class Apps {
 }
 
 export function rateText(rate) {
-  if (rate === undefined) return ''
   if (rate >= 1000) return `${(rate / 1000).toFixed(1)}k/s`
   return rate >= 9.95 || rate === 0 ? `${Math.round(rate)}/s` : `${rate.toFixed(1)}/s`
 }

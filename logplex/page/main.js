@@ -11,7 +11,8 @@ const at = (id) => document.getElementById(id)
 let signedIn = false
 
 const apps = new Apps({
-  search: at('app-search'), list: at('app-list'), more: at('app-more'), note: at('app-note'), failed,
+  search: at('app-search'), list: at('app-list'), more: at('app-more'), note: at('app-note'),
+  worked: () => view.place.app || told('', ''), failed,
 })
 const view = new AppView({ told, moved, failed })
 
@@ -31,6 +32,7 @@ function moved(place) {
 
 function failed(error) {
   if (error.status === 401 && signedIn) askToSignIn('You were signed out.')
+  else if (!view.place.app) told(error.message, 'lost') // an app's tail says it itself
 }
 
 function route({ focus = false } = {}) {

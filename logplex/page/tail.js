@@ -17,11 +17,12 @@ const HIDDEN_MS = 30_000 // browsers allow six connections to a host: a tab that
 export class Tail {
   // wanted: what the session shows (num and the fields of a filter); after: the id to begin behind; follow: whether to
   // go on when the end is reached. take(lines) may return a promise to be waited for; told(state, detail) is called
-  // with: connecting, live, lost, end, refused.
+  // with: connecting, live, lost (and why), end, refused (and why).
   constructor({ app, wanted, after = '', follow = true, take, told }) {
     Object.assign(this, { app, wanted, place: after, follow, take, told })
     this.session = null
     this.stopped = false
+    this.isLost = false
     this.holds = new Set()
     this.open = Promise.resolve()
     this.abort = new AbortController()
@@ -55,14 +56,16 @@ export class Tail {
 
   async #run() {
     while (!this.stopped) {
+      let why = null
       try {
         await this.open
-        this.told('connecting')
+        if (!this.isLost) this.told('connecting')
         this.session ??= await session(this.app, { tail: this.follow, ...this.wanted })
         if (this.stopped) return
         if (await this.#read() && !this.follow) return this.told('end')
       } catch (error) {
         if (this.stopped) return
+        why = error
         // What asking again cannot change: signed out, no such app, a filter that is none.
         if (error instanceof Refused && error.status >= 400 && error.status < 500 && error.status !== 429) {
           return this.told('refused', error)
@@ -70,7 +73,8 @@ export class Tail {
       }
       if (this.stopped) return
       if (this.holds.size === 0) {
-        this.told('lost', Math.round(this.retryMs / 1000))
+        if (!this.isLost) this.told('lost', why) // once: it is read out
+        this.isLost = true
         await new Promise((resolve) => {
           this.hurry = resolve
           setTimeout(resolve, this.retryMs * (0.75 + Math.random() / 2))
@@ -94,6 +98,7 @@ export class Tail {
       return false
     }
     if (!response.ok) throw new Refused(0, `The server answered ${response.status}.`)
+    this.isLost = false
     this.told('live')
     const reader = response.body.getReader()
     const decoder = new TextDecoder()

@@ -186,6 +186,8 @@ def test_an_expired_session_is_replaced_without_a_gap(page: Browser, make_server
     page.until(f"{STATUS} === 'Live'")
     post(server, token, ["line 1", "line 2"])
     sees(page, "line 0", "line 1", "line 2")
+    made = [event for event in server.events if event.get("what") == "POST /page/api/apps/shop/sessions"]
+    assert len(made) >= 2
     page.complaints()
 
 
@@ -238,6 +240,37 @@ def test_a_permalink_shows_its_line_among_its_neighbours_and_goes_on_from_there(
     page.until(
         "return [...document.querySelectorAll('.note')].some(note => note.textContent.includes('no longer held'))"
     )
+
+
+def test_what_is_gone_is_told_in_its_place(page: Browser, make_server: Callable[..., Server]) -> None:
+    server = make_server("--durability", "none", "--ring-lines", "50").start()
+    token = server.create("shop")["app"]
+    post(server, token, [f"line {n}" for n in range(300)])
+    ledger = server.json("GET", "/v3/channels/shop/ledger")
+    sign_in(page, server, f"/#/apps/shop?at={ledger['epoch']}.100")
+    page.until("return document.querySelector('.log .note')?.textContent.includes('no longer held')")
+    told, first = page.script(LINES)[:2]
+    lost = ledger["oldest"] - 40
+    assert told.startswith(f"Error L11 (Tail buffer overflow) -> This tail session dropped {lost} messages since ")
+    assert first == f"line {ledger['oldest']}"
+    assert page.text(".line.lost .mark") == "!"
+
+
+def test_another_tab_may_sign_in_anew(page: Browser, server: Server) -> None:
+    token = server.create("shop")["app"]
+    sign_in(page, server, "/#/apps/shop")
+    page.until(f"{STATUS} === 'Live'")
+    page.script(
+        "await fetch('/page/api/sign-in', {method: 'POST', headers: {'content-type': 'application/json'},"
+        "body: JSON.stringify({id: arguments[0], password: arguments[1]})})",
+        *server.admin,
+    )
+    post(server, token, ["one", "two"])
+    page.type("#query", "two")
+    sees(page, "two")
+    assert len(page.complaints()) == 1, "the one refusal"
+    page.click("#sign-out")
+    page.until("return !document.getElementById('sign-in').hidden")
 
 
 def test_no_address_ever_holds_a_session(page: Browser, server: Server) -> None:
@@ -396,6 +429,12 @@ def test_a_thousand_lines_a_second_do_not_freeze_the_tab(page: Browser, server: 
     assert 1000 <= elements <= 4000
     shown = numbers(page.script(LINES))
     assert shown == list(range(total - elements, total))
+    page.click("#wrap")
+    end = "const log = document.getElementById('log'); return log.scrollHeight - log.scrollTop - log.clientHeight < 2"
+    page.until(end)
+    page.click("#wrap")
+    page.until(end)
+    assert page.script(STATUS) == "Live"
     gaps = sorted(page.script("return gaps"))
     assert gaps[-1] < 1000, gaps[-5:]  # a machine of one busy core has pauses of its own
     assert gaps[len(gaps) // 2] < 100
