@@ -14,7 +14,6 @@ Rules (tests/test_fastpath.py: both paths agree on every input):
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import re2
 
@@ -44,13 +43,8 @@ _STANDARD = " - - "  # MSGID `-`, SD `-`
 _DIALECT = " - "  # MSGID `-` and no SD: the Logplex dialect
 
 
-class Entry(NamedTuple):
-    """Where the lines of one middle go: ` HOST SOURCE PROC …` as rendered, its extra length, and a list of parts."""
-
-    rendered: str
-    extra: int
-    extend: Callable[[Iterable[str]], None]
-
+Entry = tuple[str, int, Callable[[Iterable[str]], None]]
+"""Where the lines of one middle go: ` HOST SOURCE PROC …` as rendered, its extra length, and a list of parts."""
 
 Entries = dict[str, Entry]
 Learn = Callable[[str], Entry | None]
@@ -96,7 +90,7 @@ def undo(text: str, count: int, entries: Entries) -> None:
         space = text.index(" ", at)
         at = space + 1 + int(text[at:space])
         entry = _entry_of(text[space + 1 : at], entries)
-        parts = entry.extend.__self__  # type: ignore[attr-defined]
+        parts = entry[2].__self__  # type: ignore[attr-defined]
         del parts[-PARTS:]
 
 
@@ -178,11 +172,12 @@ def _scan_mixed(text: str, lengths: dict[str, int], entries: Entries, learn: Lea
             if entry is None:
                 break
             # The entry counts on ` - - ` behind the middle; the frame had ` - `, two characters less.
+            rendered, extra, extend = entry
             stamp = f"{priority} {time}"
             if message[-1] == "\n":
-                entry.extend((_DIALECT_COUNTS[length + entry.extra], stamp, entry.rendered, message, ""))
+                extend((_DIALECT_COUNTS[length + extra], stamp, rendered, message, ""))
             else:
-                entry.extend((_DIALECT_COUNTS[length + entry.extra + 1], stamp, entry.rendered, message, "\n"))
+                extend((_DIALECT_COUNTS[length + extra + 1], stamp, rendered, message, "\n"))
             stamps.append(stamp)
             at = end
     except (KeyError, ValueError):

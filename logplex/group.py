@@ -25,6 +25,7 @@ from .fastpath import PARTS, Entries
 MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
 COMPACT_BYTES = 256 * 1024  # of new lines; what a core's cache holds beside the rest
 COMPACT_CHANNEL_BYTES = 1024  # of new lines a channel, or joining costs more than it saves
+SMALL_LINES = 9  # that fit into a batch whatever their length
 SAMPLE_LINES = 256  # of the first batch of a channel: how many lines fit into the next ones follows from it
 
 
@@ -92,8 +93,12 @@ class Group:
 
     def open(self, channel: Channel) -> tuple[Form, Callable[[Iterable[str]], None]]:
         """The form in which the channel's lines are to be rendered, and where their parts go."""
-        extend = self._list(channel).extend
-        return self._forms[channel], extend
+        lines = self._lines.get(channel)
+        if lines is None:
+            lines = self._lines[channel] = []
+            form = self._forms[channel] = channel.form
+            return form, lines.extend
+        return self._forms[channel], lines.extend
 
     def append_raw(self, channel: Channel, pri: int, time: bytes, source: bytes, process: bytes, text: bytes) -> None:
         """Add a line that does not have the channel's form."""
@@ -211,8 +216,8 @@ class Group:
     def _list(self, channel: Channel) -> list[str]:
         lines = self._lines.get(channel)
         if lines is None:
-            lines = self._lines[channel] = []
-            self._forms[channel] = channel.form
+            self.open(channel)
+            lines = self._lines[channel]
         return lines
 
     def _append_odd(self, channel: Channel, frame: bytes, *, tails_only: bool) -> None:
@@ -245,6 +250,9 @@ def _batches(lines: list[str], first: int, at: int, form: Form, *, tails_only: b
 
     Joined piece by piece: a piece stays in the processor's cache, all lines of a busy channel would not.
     """
+    if len(lines) <= PARTS * SMALL_LINES:
+        data = "".join(lines).encode("latin-1")
+        return [Batch(first, len(lines) // PARTS, at, form, data, tails_only=tails_only)] if lines else []
     batches = []
     start = 0
     step = SAMPLE_LINES * PARTS

@@ -45,22 +45,24 @@ class Tokens(Protocol):
 class Route:
     """Where the messages of one middle ` HOST APP PROC` go; learned once, used until something changes."""
 
-    __slots__ = ("channel", "length", "process", "source")
+    __slots__ = ("_extra", "_form", "_length", "_rendered", "_tail", "channel")
 
     def __init__(self, channel: Channel, source: str, process: str, length: int) -> None:
         self.channel = channel
-        self.source = source
-        self.process = process
-        self.length = length
+        self._length = length
+        self._tail = f" {source} {process} - "
+        self._form = Form.RAW  # none of those that lines are rendered in, so that the first entry renders
+        self._rendered = ""
+        self._extra = 0
 
     def entry(self, group: Group) -> Entry:
         """The entry of this middle in an open group."""
         form, extend = group.open(self.channel)
-        if form is Form.HTTP:
-            rendered = f" host {self.source} {self.process} - "
-        else:
-            rendered = f" {_HOLE} {self.source} {self.process} - - "
-        return Entry(rendered, len(rendered) - 5 - self.length, extend)
+        if form is not self._form:
+            self._form = form
+            self._rendered = f" host{self._tail}" if form is Form.HTTP else f" {_HOLE}{self._tail}- "
+            self._extra = len(self._rendered) - 5 - self._length
+        return self._rendered, self._extra, extend
 
 
 class Way:
@@ -187,20 +189,15 @@ class Routing:
         part.split += len(texts) - 1
         return True
 
-    def learn(self, middle: str, part: Part) -> Entry | None:
-        """The entry of a middle ` HOST APP PROC`, when its channel is known and nothing speaks against it."""
-        learned = part.way.learned
-        route = learned.get(middle)
-        if route is None:
-            route = self._route(middle, part)
-            if route is None:
-                return None
+    def learn(self, middle: str, part: Part) -> Route | None:
+        """The route of a middle ` HOST APP PROC`, if the strict rules would do the same with all that has it."""
+        route = self._route(middle, part)
+        if route is not None:
+            learned = part.way.learned
             if len(learned) >= MAX_LEARNED:
                 learned.clear()
             learned[middle] = route
-        entry = route.entry(part.group)
-        part.entries()[middle] = entry
-        return entry
+        return route
 
     def _route(self, middle: str, part: Part) -> Route | None:
         fields = middle.split(" ")
@@ -241,16 +238,23 @@ class Routing:
 
 
 class Learner:
-    """`Routing.learn` for one part; called once a middle and group."""
+    """Makes the entries of one part (fastpath.Learn); called once a middle and group."""
 
-    __slots__ = ("_part", "_routing")
+    __slots__ = ("_entries", "_learned", "_part", "_routing")
 
     def __init__(self, routing: Routing, part: Part) -> None:
         self._routing = routing
         self._part = part
+        self._learned = part.way.learned
+        self._entries = part.entries()
 
     def __call__(self, middle: str) -> Entry | None:
-        return self._routing.learn(middle, self._part)
+        """The entry of a middle, when its channel is known and nothing speaks against it."""
+        route = self._learned.get(middle) or self._routing.learn(middle, self._part)
+        if route is None:
+            return None
+        entry = self._entries[middle] = route.entry(self._part.group)
+        return entry
 
 
 def now_ms() -> int:
