@@ -92,7 +92,7 @@ class SyslogDelivery(Delivery):
                 self._keep(data, taken)
                 self.wake()
             elif len(self._marks) > _MARKS:
-                self.settle()
+                self._thin_out()
         except Exception as exc:  # noqa: BLE001 - the commit goes on, whatever happens in one drain
             self._ready = False
             self.fail_with(exc)
@@ -180,6 +180,18 @@ class SyslogDelivery(Delivery):
         self._marks.append(Mark(self._bytes, self.sent + count, 0, 0, lost=count))
         self.sent += count
         self._untold += count
+
+    def _thin_out(self) -> None:
+        """Keep the marks few, though the peer acknowledges little: two become one, which is settled when both are."""
+        self.settle()
+        marks = self._marks
+        if len(marks) > _MARKS:
+            last, before = marks.pop(), marks.pop()
+            if before.lost or before.told is not None:
+                marks.append(before)
+                marks.append(last)
+            else:
+                marks.append(last._replace(filtered=before.filtered + last.filtered))
 
     def _settle_mark(self, mark: Mark | None, filtered: int) -> None:
         """The peer has everything up to `mark`, and `filtered` positions on the way were not wanted."""

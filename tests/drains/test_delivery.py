@@ -238,6 +238,31 @@ async def test_after_a_break_nothing_that_was_not_covered_is_missing(
     assert rig.delivery.status().delivered == 4
 
 
+async def test_a_receiver_that_acknowledges_nothing_costs_a_bounded_number_of_marks(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("syslog://a.example")
+    nursery.start_soon(rig.delivery.run)
+    rig.write(b"a")
+    await rig.quiet()
+    link = rig.door.link
+    link.held = 1 << 40
+    for _ in range(2000):
+        rig.write(b"b", b"c")
+    assert isinstance(rig.delivery, SyslogDelivery)
+    assert len(rig.delivery._marks) < 300
+    frame = len(link.sent) // 4001
+    link.held = frame * 3 + 1
+    link.answer(b"")
+    await trio.sleep(2)
+    again = texts(bytes(rig.door.link.sent))
+    assert rig.door.link is not link
+    assert len(again) >= 4
+    assert again[-2:] == [b"b", b"c"]
+    status = rig.delivery.status()
+    assert (status.delivered, status.pending) == (4001, 0)
+
+
 async def test_a_bug_in_notify_reaches_only_the_drains_own_task(autojump_clock: MockClock) -> None:
     rig = Rig("syslog://a.example")
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012 - the nursery raises what its task did
