@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ..conftest import Server
 from . import lines
 from .disk import Disk
@@ -72,6 +74,7 @@ class Conductor:
         with self.server:
             self._start()
             self._prepare()
+            self._say(f"{self._conditions}")
             self._begun = time.monotonic()
             http = [name for name, receiver in self._receivers.items() if isinstance(receiver, HttpReceiver)]
             syslog = [name for name in self._receivers if name not in http]
@@ -161,19 +164,25 @@ class Conductor:
             case "kill":
                 self._kill()
                 self._start()
+            case "kill twice":
+                self._kill()
+                self._die_at_start()
+                self._start()
             case "stop":
                 self._stop()
                 self._start()
-            case "disk fails":
-                self._disk.fail(self.server.pid)
+            case "disk fails" | "disk is dead":
+                self._disk.fail(self.server.pid, dead=step.what == "disk is dead")
             case "disk hangs":
                 self._disk.hang()
-            case "end disk fails" | "end disk hangs":
+            case "end disk fails" | "end disk is dead" | "end disk hangs":
                 self._disk.heal()
             case "quiet":
                 self._gate.running.clear()
             case "end quiet":
                 self._gate.running.set()
+            case "move":
+                self._move_a_drain()
             case mode if step.whom:
                 self._receivers[step.whom].become("ok" if mode.startswith("end ") else mode)
 
@@ -182,6 +191,7 @@ class Conductor:
         self._events = len(self.server.events)
         self.journal.runs.append(Run(time.monotonic(), {}))
         self.server.start()
+        self.journal.most("slowest start, ms", round((time.monotonic() - self.journal.runs[-1].started) * 1000))
         if self.journal.drains:
             self._note_places()
             self._look_at_histories()
@@ -195,11 +205,29 @@ class Conductor:
         self.server.kill()
         self._note_end(killed=True)
 
+    def _die_at_start(self) -> None:
+        """Start it, and kill it at a random moment, before it is ready or soon after."""
+        self._events = len(self.server.events)
+        self.journal.runs.append(Run(time.monotonic(), {}))
+        timer = threading.Timer(self._chance.uniform(0.1, 0.8), lambda: self.server.process.kill())
+        timer.start()
+        with contextlib.suppress(pytest.fail.Exception):
+            self.server.start()
+        timer.join()
+        self._kill()
+
+    def _move_a_drain(self) -> None:
+        """Give a drain another URL of the same receiver: it goes on where it was."""
+        name, receiver = self._chance.choice(list(self._receivers.items()))
+        path = f"/v3/channels/{self.journal.drains[name]}/drains/{self.journal.drain_ids[name]}"
+        if isinstance(receiver, HttpReceiver):
+            self.server.json("PUT", path, {"url": f"{receiver.url}?{self._chance.random()}"})
+            self.journal.moves.append((name, time.monotonic()))
+
     def _stop(self) -> None:
-        self._disk.heal()
         begun = time.monotonic()
         self.server.stop(signal.SIGTERM)
-        self.journal.count("seconds of stops", round(time.monotonic() - begun))
+        self.journal.most("slowest stop, ms", round((time.monotonic() - begun) * 1000))
         self._note_end(killed=False)
 
     def _note_end(self, *, killed: bool) -> None:

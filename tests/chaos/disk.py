@@ -3,6 +3,7 @@
 * A disk that *fails*: a limit on the size of files, set on the running process, makes each write to a database an
   I/O error (`setrlimit(2)`, RLIMIT_FSIZE; Python ignores SIGXFSZ). Small files can be written, as on a full disk
   whose reserve was given up.
+* A disk that is *dead*: as above, and not even a byte can be written to a file. Names can be removed.
 * A disk that *hangs*: another process' write lock on the spool, behind which commits wait, and then fail.
 """
 
@@ -22,10 +23,10 @@ class Disk:
         self._lock: sqlite3.Connection | None = None
         self._failing: int | None = None
 
-    def fail(self, pid: int) -> None:
-        """From now on the process cannot write to its databases."""
+    def fail(self, pid: int, *, dead: bool = False) -> None:
+        """From now on the process cannot write to its databases, or to no file at all."""
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (_SMALL_BYTES, hard))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if dead else _SMALL_BYTES, hard))
         self._failing = pid
 
     def hang(self) -> None:

@@ -124,6 +124,7 @@ class Journal:
     connections: list[Connection] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    moves: list[tuple[str, float]] = field(default_factory=list)  # drains that got another URL
     histories: list[History] = field(default_factory=list)
     pages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # ledger of a channel, at some moment
     nodes: list[dict[str, Any]] = field(default_factory=list)  # ledger of the node, at some moment
@@ -142,3 +143,8 @@ class Journal:
         """For the summary."""
         with self.lock:
             self.counts[name] += number
+
+    def most(self, name: str, number: int) -> None:
+        """For the summary: the largest."""
+        with self.lock:
+            self.counts[name] = max(self.counts[name], number)

@@ -100,7 +100,8 @@ def _walk_posts(journal: Journal, posts: list[Delivery], timeline: Timeline) -> 
         for position in range(post.first, post.last + 1):
             place = (post.epoch, position)
             last = taken.places.get(place)
-            if last is not None and place not in unsure and not _was_under_way(journal, last, post.at):
+            moved = any(drain == post.drain and last and abs(at - last) < 1.0 for drain, at in journal.moves)
+            if last is not None and not moved and place not in unsure and not _was_under_way(journal, last, post.at):
                 faults.append(f"{where}: {position} came again, {post.at - last:.2f} s later, without a failure")
                 break
         for position in range(post.first, post.last + 1):
@@ -248,13 +249,15 @@ def _is_promised(runs: list[Run], sent: Sent) -> bool:
 def _check_runs(journal: Journal, timeline: Timeline) -> None:
     """What was seen before a restart is there after it, unless the epoch changed, for which there must be a reason."""
     channel = timeline.channel
-    for before, after in zip(journal.runs, journal.runs[1:], strict=False):
-        if channel not in before.places or channel not in after.places:
+    old_epoch, in_memory = "", False
+    for after in journal.runs:
+        if channel not in after.places:  # killed before it was ready, or before there was a channel
+            in_memory |= after.in_memory
             continue
-        old_epoch, _ = before.places[channel]
         epoch, head = after.places[channel]
-        if epoch != old_epoch and not before.in_memory:
+        if epoch != old_epoch and old_epoch and not in_memory:
             timeline.faults.append(f"{channel}: epoch {old_epoch} became {epoch}, though nothing was in memory only")
+        old_epoch, in_memory = epoch, after.in_memory
         gone = [
             place
             for place, at in timeline.first_seen.items()

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from .receivers import HTTP_MODES, SYSLOG_MODES
 
-_ORDINARY = 0.45  # of the time a drain is well
+_TROUBLES = ("kill", "kill twice", "stop", "disk fails", "disk is dead", "disk hangs", "quiet", "move")
+_WEIGHTS = (7, 1, 3, 3, 1, 2, 2, 1)
 
 
 class Step(NamedTuple):
@@ -50,13 +51,14 @@ def _server(chance: random.Random, seconds: float) -> list[Step]:
     at = chance.uniform(1.5, 3.0)
     while at < seconds - 1.0:
         left = seconds - at
-        what = chance.choices(("kill", "stop", "disk fails", "disk hangs", "quiet"), (8, 3, 3, 2, 2))[0]
+        what = chance.choices(_TROUBLES, _WEIGHTS)[0]
         match what:
-            case "disk fails" | "disk hangs":
+            case "disk fails" | "disk is dead" | "disk hangs":
                 lasts = min(left, chance.uniform(0.3, 2.5))
                 steps.append(Step(at, what, seconds=lasts))
-                if chance.random() < 0.4:
-                    steps.append(Step(at + lasts * chance.random(), "kill"))
+                end = chance.choices(("", "kill", "stop"), (5, 4, 1))[0]
+                if end:
+                    steps.append(Step(at + lasts * chance.random(), end))
                 at += lasts
             case "quiet":
                 lasts = min(left, chance.uniform(3.0, 5.0))
@@ -77,5 +79,5 @@ def _drain(chance: random.Random, seconds: float, drain: str, modes: tuple[str, 
         lasts = chance.uniform(0.3, 2.5) if chance.random() < 0.8 else chance.uniform(4.0, 9.0)
         lasts = min(lasts, seconds - at)
         steps.append(Step(at, chance.choice(modes[1:]), drain, lasts))
-        at += lasts + chance.uniform(0.2, 3.0) * _ORDINARY * 2
+        at += lasts + chance.uniform(0.2, 2.7)
     return steps
