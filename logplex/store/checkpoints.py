@@ -46,8 +46,7 @@ class Checkpoints:
                 self._due = trio.Event()
                 self._written = 0
                 try:
-                    left = await thread.run(checkpoint)
-                    if left is not None and left > LOG_BYTES:
+                    if await thread.run(checkpoint) > LOG_BYTES:
                         await self._writer.run(checkpoint)
                 except StoreError as exc:
                     log.warning("checkpoint_failed", reason=str(exc))
@@ -59,7 +58,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def checkpoint(connection: sqlite3.Connection) -> int | None:
-    """Copy what can be copied; the bytes of the log that is then in use, None when it can begin again."""
-    _, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    return None if frames == copied else int(frames) * PAGE_BYTES
+def checkpoint(connection: sqlite3.Connection) -> int:
+    """Copy what can be copied; how long the log was."""
+    _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(frames) * PAGE_BYTES

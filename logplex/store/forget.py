@@ -70,19 +70,21 @@ def forget_beyond_bytes(connection: sqlite3.Connection, channel_id: int, max_byt
     return _forget(connection, [row[:3] for row in rows.fetchall() if row[3] <= newest[1] - max_bytes])
 
 
-def forget_before(connection: sqlite3.Connection, channel_id: int, position: int) -> Forgotten:
+def forget_before(
+    connection: sqlite3.Connection, channel_id: int, position: int, max_bytes: int = STEP_BYTES
+) -> Forgotten:
     """Delete a step of a channel's rows that end at `position` or before."""
     rows = connection.execute(
         "SELECT id, channel, length(data), first + count FROM lines WHERE channel = ? ORDER BY first LIMIT ?",
         (channel_id, STEP_ROWS),
     )
-    return _forget(connection, [row[:3] for row in rows.fetchall() if row[3] <= position])
+    return _forget(connection, [row[:3] for row in rows.fetchall() if row[3] <= position], max_bytes)
 
 
-def forget_oldest(connection: sqlite3.Connection) -> Forgotten:
+def forget_oldest(connection: sqlite3.Connection, max_bytes: int = STEP_BYTES) -> Forgotten:
     """Delete a step of the oldest rows of all channels."""
     rows = connection.execute("SELECT id, channel, length(data) FROM lines ORDER BY id LIMIT ?", (STEP_ROWS,))
-    return _forget(connection, rows.fetchall())
+    return _forget(connection, rows.fetchall(), max_bytes)
 
 
 def forget_ids(connection: sqlite3.Connection, before: float) -> bool:
@@ -143,13 +145,16 @@ def _newest(connection: sqlite3.Connection, channel_id: int) -> tuple[int, int] 
     return row
 
 
-def _forget(connection: sqlite3.Connection, rows: list[tuple[int, int, int]]) -> Forgotten:
-    """Delete rows (id, channel, bytes), the first of them up to STEP_BYTES, and say what is left of their channels."""
+def _forget(
+    connection: sqlite3.Connection, rows: list[tuple[int, int, int]], max_bytes: int = STEP_BYTES
+) -> Forgotten:
+    """Delete rows (id, channel, bytes), at least one, up to `max_bytes`; say what is left of their channels."""
+    max_bytes = min(max_bytes, STEP_BYTES)
     ids: list[int] = []
     channels: set[int] = set()
     size = 0
     for row_id, channel_id, row_bytes in rows:
-        if ids and size + row_bytes > STEP_BYTES:
+        if ids and size + row_bytes > max_bytes:
             break
         ids.append(row_id)
         channels.add(channel_id)

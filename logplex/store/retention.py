@@ -149,9 +149,9 @@ class Retention:
         while used > target:
             if biggest:
                 negative, channel_id, position = biggest[0]
-                forgotten = await run(forget.forget_before, channel_id, position)
+                forgotten = await run(forget.forget_before, channel_id, position, used - target)
             else:
-                forgotten = await run(forget.forget_oldest)
+                forgotten = await run(forget.forget_oldest, used - target)
                 if not forgotten:
                     return
             self._forgotten(forgotten)
