@@ -16,6 +16,8 @@ const EMPTY_MS = 400 // without lines after the start, before we say that there 
 const FLASH_MS = 1500
 const MAX_CHIPS = 40
 
+const WIDE = matchMedia('(min-width: 56rem)') // as in style.css
+
 const at = (id) => document.getElementById(id)
 
 export class AppView {
@@ -315,6 +317,7 @@ export class AppView {
     toggle.textContent = failing ? `Drains ${found.drains.length}, ${failing} failing` : `Drains ${found.drains.length}`
     toggle.classList.toggle('bad', failing > 0)
     showDrains(at('drains'), found.drains)
+    this.#openDrains(this.wantsDrains ?? (WIDE.matches && found.drains.length > 0))
     if (!at('behind').hidden) this.#behind(this.ended ? 'Lines around a link.' : '')
   }
 
@@ -331,7 +334,10 @@ export class AppView {
     })
     at('wrap').addEventListener('click', () => this.setWrap(at('wrap').getAttribute('aria-pressed') !== 'true'))
     at('copy').addEventListener('click', () => this.copyLink())
-    at('drains-toggle').addEventListener('click', () => this.showDrains(at('drains').hidden))
+    at('drains-toggle').addEventListener('click', () => {
+      this.wantsDrains = at('drains').hidden
+      this.#openDrains(this.wantsDrains)
+    })
     at('log').addEventListener('click', (event) => {
       const { dataset, classList } = event.target
       if (classList.contains('source')) return this.#filter('source', dataset.value)
@@ -359,7 +365,7 @@ export class AppView {
     })
   }
 
-  showDrains(open) {
+  #openDrains(open) {
     at('drains').hidden = !open
     at('drains-toggle').setAttribute('aria-expanded', String(open))
   }

@@ -5,7 +5,6 @@ import { Apps } from './apps.js'
 import { AppView } from './app.js'
 import { fromHash, toHash } from './filters.js'
 
-const WIDE = matchMedia('(min-width: 56rem)')
 const at = (id) => document.getElementById(id)
 
 let signedIn = false
@@ -56,7 +55,6 @@ function enter(name) {
   at('name').textContent = name
   at('who').hidden = at('house').hidden = false
   at('sign-in').hidden = true
-  view.showDrains(WIDE.matches)
   apps.start()
   route()
 }
