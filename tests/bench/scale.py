@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..peers.programs import wait_until
 from .measure import Figures, Job
 from .ours import RunningLogplex, make_channels, serve, write_channels
 from .programs import Program, load, sink
@@ -113,7 +114,10 @@ def allow_files() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Active:
-    """Channels that each got some lines, with or without a drain whose connection is closed again."""
+    """Channels that each got some lines, with or without a drain whose connection is closed again.
+
+    `bytes_each` is the whole resident set over the channels: only the difference of two such runs means anything.
+    """
 
     label: str
     contender: str = "logplex"
@@ -128,16 +132,16 @@ class Active:
             tokens = write_channels(work / "data", task)
             environment = {"LOGPLEX_DRAIN_IDLE_SECONDS": "1"}
             with program, serve(work, environment=environment) as server:
-                fresh = server.memory("VmRSS")
+                open_files = server.open_files()
                 into = {"port": server.port_of("syslog"), "connections": 1, "seconds": 300, "chunk": 10}
                 sent = load(tokens, work, messages=self.channels * self.lines, **into)
                 server.rest()
-                server.rest()  # beyond the time after which idle drains hang up
+                wait_until(lambda: server.open_files() < open_files + WARM, "idle drains hang up", seconds=60)
                 took = program.report(expect=sent["sent"] * self.drains)
                 return {
                     "messages": sent["sent"],
                     "rss_mb": server.memory("VmRSS") / 1e6,
-                    "bytes_each": (server.memory("VmRSS") - fresh) / self.channels,
+                    "bytes_each": server.memory("VmRSS") / self.channels,
                     "peak_rss_mb": server.memory() / 1e6,
                     "lost": sent["sent"] * self.drains - took["received"],
                 }

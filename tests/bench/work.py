@@ -3,6 +3,7 @@
 CPU is that of the whole process, all threads, from its clock; memory is the kernel's high-water mark.
 """
 
+import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ class Running:
             if spent - before < 0.05:
                 return
         raise RuntimeError(f"the server still works after {REST_SECONDS} s")
+
+    def open_files(self) -> int:
+        """How many files, connections among them, it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def memory(self, what: str = "VmHWM") -> int:
         """Bytes: `VmHWM` is the peak of the resident set, `VmRSS` what it is now."""
