@@ -5,6 +5,7 @@
 * `run` says how the last server ran and how it ended. The spool is *proven* whole after a clean stop; after a crash
   while it committed (a kernel that went on running keeps what was written: compare the boot id), or after any end
   under `fsync`. It is not after `none`, after a crash while degraded, and after a power loss at less than `fsync`.
+* A disk that takes no byte may still take a new name: `run` becomes `run.unproven` when it cannot be written.
 """
 
 import fcntl
@@ -17,6 +18,7 @@ from typing import Any
 
 from ..errors import SetupError
 
+_UNPROVEN = "run.unproven"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -63,7 +65,7 @@ class DataDirectory:
     def last_run(self) -> dict[str, Any]:
         """How the last server ran: durability, boot, clean, degraded_since; empty when there was none."""
         try:
-            run = json.loads(self.read("run") or "{}")
+            run = json.loads(self.read(_UNPROVEN) or self.read("run") or "{}")
         except ValueError:
             return {"unreadable": True}
         return run if isinstance(run, dict) else {"unreadable": True}
@@ -73,6 +75,8 @@ class DataDirectory:
         run = self.last_run()
         if not run:
             return True  # nothing was ever written here
+        if (self.path / _UNPROVEN).exists():
+            return False
         if run.get("durability") not in ("commit", "fsync") or run.get("degraded_since") or run.get("damaged"):
             return False
         return bool(run.get("clean") or run["durability"] == "fsync" or run.get("boot") == _boot_id())
@@ -80,11 +84,16 @@ class DataDirectory:
     def begin_run(self, durability: str) -> None:
         """From now on a crash is a crash of this run."""
         self._run = {"durability": durability, "boot": _boot_id(), "started": time.time(), "clean": False}
-        self.write("run", json.dumps(self._run))
+        self._write_run()
 
     def note_degraded(self, since: float | None) -> None:
-        """The spool no longer takes lines, or does again (None). Raises OSError when not even this can be written."""
-        self._note("degraded_since", since)
+        """The spool no longer takes lines, or does again (None). Raises OSError when not even this can be noted."""
+        try:
+            self._note("degraded_since", since)
+        except OSError:
+            if since is None:
+                raise
+            self._disprove()
 
     def note_damaged(self) -> None:
         """The spool is damaged: the next start sets it aside."""
@@ -97,7 +106,16 @@ class DataDirectory:
     def _note(self, key: str, value: object) -> None:
         with self._writing:
             self._run[key] = value
-            self.write("run", json.dumps(self._run))
+            self._write_run()
+
+    def _write_run(self) -> None:
+        self.write("run", json.dumps(self._run))
+        (self.path / _UNPROVEN).unlink(missing_ok=True)
+
+    def _disprove(self) -> None:
+        with self._writing:
+            if not (self.path / _UNPROVEN).exists():
+                (self.path / "run").rename(self.path / _UNPROVEN)
 
 
 def _boot_id() -> str:

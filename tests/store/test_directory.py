@@ -1,7 +1,10 @@
 """The data directory: one server, private files, and the proof that the spool is whole."""
 
+import errno
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,45 @@ def test_a_new_directory_is_proven_and_one_whose_note_cannot_be_read_is_not(tmp_
     assert not data.is_proven()
     data.write("run", json.dumps([]))
     assert not data.is_proven()
+    data.close()
+
+
+@contextmanager
+def dead_disk() -> Iterator[None]:
+    """Names can be changed, but no byte can be written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DataDirectory, "write", _fail)
+        yield
+
+
+def _fail(directory: DataDirectory, name: str, text: str) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_takes_no_byte_still_takes_the_proof_back(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    data.begin_run("commit")
+    with dead_disk():
+        data.note_degraded(1.0)
+        data.note_degraded(2.0)
+        with pytest.raises(OSError, match="Input/output"):
+            data.note_degraded(None)
+    data.close()
+    data = DataDirectory(tmp_path)
+    assert not data.is_proven()
+    assert data.last_run()["durability"] == "commit"
+    data.begin_run("commit")
+    assert data.is_proven()
+    data.close()
+
+
+def test_a_disk_that_died_and_came_back_proves_the_spool_again(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    data.begin_run("commit")
+    with dead_disk():
+        data.note_degraded(1.0)
+    data.note_degraded(None)
+    assert data.is_proven()
     data.close()
 
 
