@@ -1,22 +1,19 @@
-// One app: its tail, the filters on it, its drains.
+// One app: its tail and the filters on it; what makes it wait, and how it goes on.
 
-import * as api from './api.js'
 import { Tail } from './tail.js'
 import { Log } from './log.js'
-import { parse, element, colourOf, shown } from './lines.js'
+import { Chips } from './chips.js'
+import { Details } from './details.js'
+import { parse } from './lines.js'
 import { fromHash, toHash, phrase, wanted } from './filters.js'
-import { showDrains, health, count } from './drains.js'
+import { count } from './drains.js'
 
 const NEWEST = 500 // lines of history that are shown at first
 const BEFORE = 60 // lines before the one that a permalink names
 const AFTER = 200 // and behind it, before the reader is asked whether to go on
 const TYPING_MS = 200
-const POLL_MS = 2500
 const EMPTY_MS = 400 // without lines after the start, before we say that there are none
 const FLASH_MS = 1500
-const MAX_CHIPS = 40
-
-const WIDE = matchMedia('(min-width: 56rem)') // as in style.css
 
 const at = (id) => document.getElementById(id)
 
@@ -30,6 +27,11 @@ export class AppView {
       left: () => this.#hold('scroll'),
       back: () => this.#release('scroll'),
     })
+    this.chips = new Chips(at('chips'), (kind, value) => this.#filter(kind, value))
+    this.details = new Details({
+      facts: at('facts'), drains: at('drains'), toggle: at('drains-toggle'),
+      came: (found) => this.#came(found), failed,
+    })
     this.#listen()
     this.setWrap(read('wrap') === 'yes')
   }
@@ -37,26 +39,25 @@ export class AppView {
   show(place) {
     const other = place.app !== this.place.app
     if (!other && this.tail && toHash(place) === toHash(this.place)) return
+    clearTimeout(this.typing)
     this.place = place
     at('app-name').textContent = place.app
     if (at('query').value !== place.q && document.activeElement !== at('query')) at('query').value = place.q
     at('severity').value = place.severity
     if (other) {
-      this.seen = { source: new Map(), ps: new Map() }
-      this.app = null
-      at('facts').textContent = ''
-      at('drains').replaceChildren()
-      this.#poll()
+      this.chips.reset()
+      this.details.show(place.app)
     }
-    this.#chips()
+    this.chips.show(place)
     this.#open(other)
   }
 
   close() {
     this.tail?.stop()
     this.tail = null
-    clearTimeout(this.timer)
+    clearTimeout(this.typing)
     clearTimeout(this.saying)
+    this.details.show('')
     this.place = fromHash('')
     this.log.clear()
   }
@@ -127,7 +128,7 @@ export class AppView {
     this.first = true
     this.tail?.stop()
     // An app that forbids tails shows what it holds, once.
-    const follow = !this.app?.flags.includes('no_tail')
+    const follow = !this.details.found?.flags.includes('no_tail')
     this.tail = new Tail({
       app: this.place.app, after, follow,
       wanted: { num: NEWEST, ...wanted(this.place) },
@@ -160,6 +161,7 @@ export class AppView {
 
   #arrived() {
     this.ended = true
+    this.first = false
     requestAnimationFrame(() => requestAnimationFrame(() => {
       const row = this.log.find(this.place.at)
       this.log.atEnd = false
@@ -176,49 +178,18 @@ export class AppView {
 
   #take(lines) {
     const parsed = lines.map(parse)
-    let news = false
-    for (const line of parsed) {
-      news = this.#see('source', line.source) || news
-      news = this.#see('ps', line.process) || news
-    }
-    if (news) this.#chips()
+    if (this.chips.see(parsed)) this.chips.show(this.place)
     this.first = false
     return this.log.take(parsed)
   }
 
-  #see(kind, name) {
-    if (!name) return false
-    const known = this.seen[kind]
-    const type = kind === 'ps' ? name.replace(/\.[^.]*$/, '') : name
-    if (known.has(type) || known.size >= MAX_CHIPS) return false
-    known.set(type, true)
-    return true
-  }
-
-  #chips() {
-    const made = []
-    for (const [kind, title] of [['source', 'source'], ['ps', 'process']]) {
-      const names = new Set([...(this.place[kind] ? [this.place[kind]] : []), ...[...(this.seen?.[kind].keys() ?? [])].sort()])
-      if (!names.size) continue
-      made.push(element('span', 'chips-title', title))
-      for (const name of names) {
-        const chip = element('button', 'chip', shown(name))
-        chip.type = 'button'
-        chip.setAttribute('aria-pressed', String(this.place[kind] === name))
-        chip.addEventListener('click', () => this.#filter(kind, name))
-        made.push(chip)
-      }
-    }
-    const focused = document.activeElement?.textContent
-    const inside = at('chips').contains(document.activeElement)
-    at('chips').replaceChildren(...made)
-    if (inside) made.find((chip) => chip.textContent === focused)?.focus()
-  }
-
   // Once: only this one; again: all of them.
   #filter(kind, value) {
-    const now = this.place[kind] === value ? '' : value
-    this.moved({ ...this.place, [kind]: now, at: '' })
+    this.#move({ [kind]: this.place[kind] === value ? '' : value })
+  }
+
+  #move(changes) {
+    this.moved({ ...this.place, q: at('query').value.trim(), at: '', ...changes })
   }
 
   #hold(reason) {
@@ -251,7 +222,7 @@ export class AppView {
   // How many lines of the app came since; a filter may hide some of them.
   #behind(text) {
     const position = Number(this.tail?.place.split('.')[1] ?? NaN)
-    const lines = this.app?.head === undefined ? NaN : this.app.head - position - 1 + this.log.waiting.length
+    const lines = (this.details.found?.head ?? NaN) - position - 1 + this.log.waiting.length
     const since = lines > 0 ? `${count(lines)} newer ${lines === 1 ? 'line' : 'lines'}.` : ''
     at('behind-text').textContent = [text, since].filter(Boolean).join(' ') || 'Nothing newer yet.'
     at('behind').hidden = false
@@ -285,48 +256,17 @@ export class AppView {
     this.failed(error)
   }
 
-  async #poll() {
-    clearTimeout(this.timer)
-    const { app } = this.place
-    if (!app) return
-    try {
-      const found = document.hidden ? null : await api.app(app)
-      if (this.place.app !== app) return
-      if (found) this.#facts(found)
-    } catch (error) {
-      this.failed(error)
-    }
-    clearTimeout(this.timer)
-    if (this.place.app === app) this.timer = setTimeout(() => this.#poll(), POLL_MS)
-  }
-
-  #facts(found) {
-    const forbidden = found.flags.includes('no_tail')
-    if (forbidden && this.tail?.follow && !this.ended) {
-      this.app = found
-      this.#open(true)
-    }
-    this.app = found
-    const dropped = Object.values(found.dropped ?? {}).reduce((sum, lines) => sum + lines, 0)
-    const facts = [`${count(found.received)} received`]
-    if (dropped) facts.push(`${count(dropped)} dropped`)
-    facts.push(...found.flags.map((flag) => flag.replace('_', ' ')))
-    at('facts').textContent = facts.join(' · ')
-    const failing = found.drains.filter(({ status }) => health(status) === 'bad').length
-    const toggle = at('drains-toggle')
-    toggle.textContent = failing ? `Drains ${found.drains.length}, ${failing} failing` : `Drains ${found.drains.length}`
-    toggle.classList.toggle('bad', failing > 0)
-    showDrains(at('drains'), found.drains)
-    this.#openDrains(this.wantsDrains ?? (WIDE.matches && found.drains.length > 0))
+  #came(found) {
+    if (found.flags.includes('no_tail') && this.tail?.follow && !this.ended) this.#open(true) // it was forbidden since
     if (!at('behind').hidden) this.#behind(this.ended ? 'Lines around a link.' : '')
   }
 
   #listen() {
     at('query').addEventListener('input', () => {
       clearTimeout(this.typing)
-      this.typing = setTimeout(() => this.moved({ ...this.place, q: at('query').value.trim(), at: '' }), TYPING_MS)
+      this.typing = setTimeout(() => this.#move({}), TYPING_MS)
     })
-    at('severity').addEventListener('change', () => this.moved({ ...this.place, severity: at('severity').value, at: '' }))
+    at('severity').addEventListener('change', () => this.#move({ severity: at('severity').value }))
     at('pause').addEventListener('click', () => this.pause())
     at('go-on').addEventListener('click', () => {
       this.goOn()
@@ -334,10 +274,6 @@ export class AppView {
     })
     at('wrap').addEventListener('click', () => this.setWrap(at('wrap').getAttribute('aria-pressed') !== 'true'))
     at('copy').addEventListener('click', () => this.copyLink())
-    at('drains-toggle').addEventListener('click', () => {
-      this.wantsDrains = at('drains').hidden
-      this.#openDrains(this.wantsDrains)
-    })
     at('log').addEventListener('click', (event) => {
       const { dataset, classList } = event.target
       if (classList.contains('source')) return this.#filter('source', dataset.value)
@@ -363,11 +299,6 @@ export class AppView {
       }
       if (event.key === 'Escape' && event.target === at('query')) at('log').focus()
     })
-  }
-
-  #openDrains(open) {
-    at('drains').hidden = !open
-    at('drains-toggle').setAttribute('aria-expanded', String(open))
   }
 }
 

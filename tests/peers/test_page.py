@@ -256,6 +256,22 @@ def test_what_is_gone_is_told_in_its_place(page: Browser, make_server: Callable[
     assert page.text(".line.lost .mark") == "!"
 
 
+def test_an_app_that_forbids_tails_shows_what_it_holds(page: Browser, server: Server) -> None:
+    token = server.create("shop")["app"]
+    post(server, token, ["one", "two"])
+    sign_in(page, server, "/#/apps/shop")
+    sees(page, "one", "two")
+    server.json("PATCH", "/v3/channels/shop", {"flags": ["no_tail"]})  # while somebody looks on
+    page.until(f"{STATUS}.startsWith('This app forbids live tails')")
+    sees(page, "one", "two")
+    page.until("return document.getElementById('facts').textContent === '2 received · no tail'")
+    post(server, token, ["three"])
+    page.open("about:blank")
+    page.open(server.url + "/#/apps/shop")
+    page.until(f"{STATUS}.startsWith('This app forbids live tails')")
+    sees(page, "one", "two", "three")
+
+
 def test_another_tab_may_sign_in_anew(page: Browser, server: Server) -> None:
     token = server.create("shop")["app"]
     sign_in(page, server, "/#/apps/shop")
