@@ -1,0 +1,138 @@
+"""A group against plain lists: order, positions and forms hold whatever is mixed, joined, absorbed or forgotten."""
+
+import itertools
+
+import trio
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from logplex.batch import HOLE, Batch, Form
+from logplex.channel import Channel, Channels, NoHistory
+from logplex.fastpath import PARTS
+from logplex.group import MAX_BATCH_BYTES, Group
+
+TIME = "2026-11-22T02:50:00Z"
+CHANNELS = (1, 2, 3)
+texts = st.text(alphabet="abc -", max_size=20)
+
+
+def parts(form: Form, text: str) -> tuple[str, ...]:
+    """A line as the quick path hands it over."""
+    middle = " host app web.1 - " if form is Form.HTTP else f" {HOLE.decode()} app web.1 - - "
+    frame = f"<13>1 {TIME}{middle}{text}\n"
+    return (f"{len(frame)} ", f"<13>1 {TIME}", middle, text, "\n")
+
+
+class GroupMachine(RuleBasedStateMachine):
+    """`model` holds (text, tails only) by channel for the open group, `sealed` all that was sealed before."""
+
+    @initialize()
+    def start(self) -> None:
+        channels = Channels(NoHistory(), ring_lines=100, ring_bytes=1 << 20, rings_bytes=1 << 20)
+        trio.run(channels.load, {number: (f"app-{number}", frozenset()) for number in CHANNELS})
+        self.channels: dict[int, Channel] = {channel.id: channel for channel in channels}
+        self.begin()
+        self.sealed: dict[int, int] = dict.fromkeys(CHANNELS, 0)
+
+    def begin(self) -> None:
+        self.group = Group()
+        self.model: dict[int, list[tuple[str, bool]]] = {number: [] for number in CHANNELS}
+        self.own = dict.fromkeys(CHANNELS, 0)
+
+    @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=30))
+    def take(self, number: int, lines: list[str]) -> None:
+        form, extend = self.group.open(self.channels[number])
+        for text in lines:
+            extend(parts(form, text))
+            self.group.bytes += len(text) + 80
+        self.model[number] += [(text, False) for text in lines]
+
+    @rule(number=st.sampled_from(CHANNELS), text=texts, tails_only=st.booleans(), own=st.booleans())
+    def take_odd(self, number: int, text: str, tails_only: bool, own: bool) -> None:
+        channel = self.channels[number]
+        if own:
+            self.group.append_own(channel, 172, b"odd", text.encode(), tails_only=tails_only)
+            self.own[number] += 1
+        else:
+            self.group.append_raw(channel, 13, b"odd", b"app", b"-", text.encode())
+        self.model[number].append((text, own and tails_only))
+
+    @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=5), odd=texts, changes=st.booleans())
+    def absorb(self, number: int, lines: list[str], odd: str, changes: bool) -> None:
+        """A request whose lines waited in a group of their own, during which a drain may come or go."""
+        channel = self.channels[number]
+        other = Group()
+        form, extend = other.open(channel)
+        for text in lines:
+            extend(parts(form, text))
+        other.append_raw(channel, 13, b"odd", b"app", b"-", odd.encode())
+        if changes:
+            channel.form = Form.HTTP if form is Form.SYSLOG else Form.SYSLOG
+        self.group.absorb(other)
+        self.model[number] += [(text, False) for text in (*lines, odd)]
+
+    @rule()
+    def join(self) -> None:
+        self.group.bytes += 1 << 30
+        self.group.compact()
+
+    @rule(number=st.sampled_from(CHANNELS))
+    def forget(self, number: int) -> None:
+        assert self.group.forget(self.channels[number]) == len(self.model[number])
+        self.model[number] = []
+        self.own[number] = 0
+
+    @rule()
+    @precondition(lambda self: any(self.model.values()))
+    def seal(self) -> None:
+        before = {number: channel.page.received + channel.page.own for number, channel in self.channels.items()}
+        found: dict[int, list[Batch]] = {}
+        for channel, batches in self.group.seal(1234):
+            found[channel.id] = batches
+        assert set(found) == {number for number, lines in self.model.items() if lines}
+        for number, batches in found.items():
+            channel = self.channels[number]
+            assert batches[0].first == self.sealed[number]
+            assert all(left.end == right.first for left, right in itertools.pairwise(batches))
+            lines = [(line.text.decode(), batch.tails_only) for batch in batches for line in batch.lines()]
+            assert lines == self.model[number]
+            assert all(batch.size <= 3 * MAX_BATCH_BYTES and batch.at == 1234 for batch in batches)
+            self.sealed[number] = channel.numbered
+            assert batches[-1].end == channel.numbered
+            page = channel.page
+            assert page.received + page.own - before[number] == len(lines)
+        self.begin()
+
+    @invariant()
+    def counts_what_is_open(self) -> None:
+        if not hasattr(self, "group"):
+            return
+        for number, channel in self.channels.items():
+            assert self.group.open_lines(channel) == len(self.model[number])
+            assert self.group.open_own(channel) == self.own[number]
+
+
+TestGroup = GroupMachine.TestCase
+
+
+def test_a_line_is_as_many_parts_as_the_quick_path_says() -> None:
+    assert len(parts(Form.SYSLOG, "x")) == PARTS
+
+
+def test_a_busy_channel_s_lines_come_in_batches_that_a_delivery_takes_whole() -> None:
+    async def batches() -> list[Batch]:
+        channels = Channels(NoHistory(), ring_lines=100, ring_bytes=1 << 20, rings_bytes=1 << 20)
+        await channels.load({1: ("app", frozenset())})
+        channel = channels.get(1)
+        assert channel is not None
+        group = Group()
+        form, extend = group.open(channel)
+        for number in range(5000):
+            extend(parts(form, f"{number:05} " + "x" * 100))
+        [sealed] = group.seal(0)
+        return sealed.batches
+
+    found = trio.run(batches)
+    assert sum(batch.count for batch in found) == 5000
+    assert max(batch.size for batch in found) <= 2 * MAX_BATCH_BYTES
+    assert [line.text[:5] for batch in found for line in batch.lines()] == [b"%05d" % n for n in range(5000)]
