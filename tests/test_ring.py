@@ -49,8 +49,8 @@ def test_it_holds_the_newest_lines_and_reads_like_a_list(
         first = positions(found or [])
         assert first
         assert first == list(range(cursor, cursor + len(first))), "contiguous from the cursor on"
-    back = positions(ring.before(cursor, 1 << 30))
     end = min(cursor, ring.head)
+    back = positions(ring.before(end, 1 << 30))
     assert back == list(range(ring.oldest, end))
 
 
