@@ -1,6 +1,8 @@
 """The whole server in this process, over a disk that fails, hangs and is full."""
 
 import json
+import os
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ import trio
 
 from logplex.app import server as app
 from logplex.config import Settings
+from logplex.store import sqlite
 from logplex.store.spool import open_spool
 
 from .store.spools import Faults, sqlite_error
@@ -166,3 +169,22 @@ async def test_refusing_while_degraded_closes_requests_that_are_held_so_that_shi
         ledger = await server(page, "shop")
         assert (ledger["head"], ledger["stored"]) == (2, 2)
         assert balances(ledger)
+
+
+async def test_a_server_whose_disk_hangs_stops_all_the_same_and_the_next_start_says_so(
+    tmp_path: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sqlite, "CLOSE_SECONDS", 0.5)
+    settings = Settings(data_dir=str(tmp_path / "data"), **FAST, commit_timeout_seconds=0.3)  # type: ignore[arg-type]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(app.serve, settings))
+            server = InProcess(tmp_path / "data", listeners.names())
+            token = await server(create, "shop")
+            faults.go_on.clear()
+            assert (await server(post, token, body("line")))[1]["logplex-durability"] == "memory"
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert "stopped_with_lines_in_memory" in "".join(capsys.readouterr())
+    faults.go_on.set()
+    async with running(tmp_path) as server:
+        assert "lines_may_be_lost_since" in await server(health)

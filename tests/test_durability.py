@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -259,12 +260,48 @@ def test_what_a_crash_cut_off_between_config_and_spool_is_removed_at_the_start(m
     wait_until(rows)
 
 
-def test_sigterm_delivers_what_is_there_and_answers_whoever_comes_meanwhile(make_server: MakeServer) -> None:
+def test_after_sigterm_drains_get_what_is_there_while_new_lines_are_still_acknowledged(
+    make_server: MakeServer,
+) -> None:
     server = make_server("--drain-allow", "127.0.0.0/8").start()
     token = server.create("shop")["app"]
-    sink = Sink()
-    server.json("POST", "/v3/channels/shop/drains", {"url": sink.url})
-    assert post(server, token, body("last words"))[0] == 204
-    assert b"last words\n" in sink.read(b"last words\n")
-    assert server.stop() == 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(WAIT_SECONDS)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        server.json("POST", "/v3/channels/shop/drains", {"url": url})
+        assert post(server, token, body("last words"))[0] == 204
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(WAIT_SECONDS)
+            taken = b""
+            while b"last words\n" not in taken:
+                taken += connection.recv(65536)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: any(event["event"] == "stopping" for event in server.events))
+            assert server.request("GET", "/v3/healthcheck")[0] == 200
+            assert server.request("GET", "/v3/healthcheck?ready")[0] == 503
+            assert post(server, token, body("while stopping"))[0] == 204
+            assert server.process.poll() is None, "it waits for the drain"
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert server.stop() == 0
     assert json.loads((server.data_dir / "run").read_text())["clean"] is True
+    server.start()
+    assert seen(server, "shop") == ["last words", "while stopping"]
+    ledger = page(server, "shop")
+    assert ledger["drains"][0]["delivered"] >= 1
+    assert balances(ledger)
+
+
+def test_a_second_sigterm_ends_the_wait_for_drains(make_server: MakeServer) -> None:
+    server = make_server("--drain-allow", "127.0.0.0/8", "--drain-grace-seconds", "60").start()
+    token = server.create("shop")["app"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server.json("POST", "/v3/channels/shop/drains", {"url": f"http://127.0.0.1:{silent.getsockname()[1]}/"})
+        assert post(server, token, body("line"))[0] == 204
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: any(event["event"] == "stopping" for event in server.events))
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 10
+    server.start()
+    assert page(server, "shop")["drains"][0]["pending"] == 1
