@@ -10,7 +10,7 @@ export class Refused extends Error {
   }
 }
 
-export async function call(method, path, body, { again = true } = {}) {
+async function call(method, path, body, { again = true } = {}) {
   const headers = { accept: 'application/json' }
   if (method !== 'GET') headers['page-token'] = token
   if (body !== undefined) headers['content-type'] = 'application/json'

@@ -139,7 +139,7 @@ export class Apps {
   }
 }
 
-export function rateText(rate) {
+function rateText(rate) {
   if (rate >= 1000) return `${(rate / 1000).toFixed(1)}k/s`
   return rate >= 9.95 || rate === 0 ? `${Math.round(rate)}/s` : `${rate.toFixed(1)}/s`
 }

@@ -4,13 +4,13 @@ import { element, shown } from './lines.js'
 
 const number = new Intl.NumberFormat('en')
 
-export function ago(time) {
+function ago(time) {
   if (!time) return 'never'
   const seconds = (Date.now() - new Date(time).getTime()) / 1000
   return `${duration(Math.max(0, seconds))} ago`
 }
 
-export function duration(seconds) {
+function duration(seconds) {
   for (const [size, unit] of [[86400, 'd'], [3600, 'h'], [60, 'min']]) {
     if (seconds >= size) return `${Math.floor(seconds / size)} ${unit}`
   }

@@ -61,7 +61,7 @@ function clock(time) {
   return fraction ? `${last.text}.${fraction[1].padEnd(3, '0')}` : last.text
 }
 
-export function colourOf(name) {
+function colourOf(name) {
   if (colours.size > 1000) colours.clear() // a source that invents processes must not grow us for ever
   if (!colours.has(name)) colours.set(name, `c${colours.size % COLOUR_COUNT}`)
   return colours.get(name)
