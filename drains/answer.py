@@ -3,6 +3,7 @@
 Rules:
 
 * The status is known once the header section is complete; what comes before (1xx) is passed over.
+* The body of an answer is kept only where it says something about a delivery (`keeps`, OTLP).
 * At most `max_bytes` of an answer are read; more, an upgrade, or bytes behind the answer make the connection useless
   for another request, but do not change a status that is known.
 """
@@ -15,16 +16,29 @@ import httptools
 class Answer:
     """The answers of one connection, one after the other; `next` before each request."""
 
-    __slots__ = ("_bytes", "_max_bytes", "_parser", "complete", "known", "retry_after", "reusable", "status")
+    __slots__ = (
+        "_bytes",
+        "_keeps",
+        "_max_bytes",
+        "_parser",
+        "body",
+        "complete",
+        "known",
+        "retry_after",
+        "reusable",
+        "status",
+    )
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, keeps: bool = False) -> None:
         self._max_bytes = max_bytes
+        self._keeps = keeps
         self._parser: Any = httptools.HttpResponseParser(self)
         self.next()
 
     def next(self) -> None:
         """Forget the answer before."""
         self._bytes = 0
+        self.body = b""
         self.status = 0
         self.known = False
         self.complete = False
@@ -65,6 +79,10 @@ class Answer:
             self.reusable = self.reusable and self._parser.should_keep_alive()
         else:
             self.retry_after = None
+
+    def on_body(self, data: bytes) -> None:
+        if self._keeps and self.known and not self.complete:
+            self.body += data
 
     def on_message_complete(self) -> None:
         if self.known:

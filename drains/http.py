@@ -10,6 +10,8 @@ Rules:
 * While a drain is behind, its batches grow to 1 MiB; the bytes are the channel's own, shared by its drains, and only
   what the kernel did not take counts against the app's share of rendered bytes.
 * An answer that dribbles in is read ever less often: it must not cost more than a whole one.
+* What an OTLP answer counts as rejected (`partialSuccess`) is lost(permanent), though the status was 2xx; the answer
+  is no reason to wait, nor to send anything again.
 * A connection that was used before and ended without a byte of an answer was closed while idle: the request is sent
   once more on a fresh one, at once.
 """
@@ -19,15 +21,16 @@ import trio
 from logplex.batch import Batch
 from logplex.channel import Channel
 
+from . import otlp
 from .answer import Answer
 from .backoff import retry_after
 from .delivery import Delivery
 from .link import Link
 from .rendering import renderer
-from .request import Request, add_loss, compose, compose_lines, compress, fixed_head, head
+from .request import Request, add_loss, compose, compose_lines, compress, enclose, fixed_head, head
 from .site import Site
 from .sizes import Sizes
-from .spec import DrainSpec
+from .spec import DrainSpec, Format
 from .state import DrainState
 from .status import Failure
 
@@ -55,6 +58,8 @@ class HttpDelivery(Delivery):
         self._token = spec.token.encode()
         self._head = fixed_head(spec, site.version)
         self._render = renderer(spec, channel.name)
+        document = spec.options.format is Format.OTLP
+        self._envelope = otlp.envelope(channel.name, site.version) if document else None
         self._inline = spec.options.plain and not spec.options.linger_seconds and until is None
         chosen = spec.options.batch_bytes
         self._sizes = Sizes(state, chosen or site.limits.batch_bytes, chosen or site.limits.max_batch_bytes)
@@ -83,7 +88,7 @@ class HttpDelivery(Delivery):
             self.fail_with(exc)
 
     async def converse(self, link: Link) -> None:
-        self._answer = Answer(self.site.limits.answer_bytes)
+        self._answer = Answer(self.site.limits.answer_bytes, keeps=self._envelope is not None)
         self._life_end = self.connected_at + self.site.limits.life_seconds
         while True:
             await self.go_on()
@@ -155,6 +160,8 @@ class HttpDelivery(Delivery):
         if answer.reusable and not answer.complete:
             return
         self._request = None
+        if self._envelope is not None:
+            self._count_rejected(request, answer)
         if not answer.reusable or not self._inline or self._used_at >= self._life_end:
             self.wake()
             return
@@ -242,6 +249,8 @@ class HttpDelivery(Delivery):
             self.site.dirty.add(self)
             return
         self._add_loss(request)
+        if self._envelope is not None:
+            enclose(request, self._envelope)
         if options.compress:
             await compress(request)
         await self.go_on()
@@ -371,6 +380,15 @@ class HttpDelivery(Delivery):
         self._advance(request)
         if self.health.failing or not self.served:
             self.succeeded()
+
+    def _count_rejected(self, request: Request, answer: Answer) -> None:
+        """Lines that the receiver took and threw away."""
+        count = self.state.reject(min(otlp.rejected(answer.body), request.lines))
+        if count:
+            text = f"answered {answer.status}, and rejected {count} of {request.lines} lines"
+            self.health.report(Failure("rejected", text, status=answer.status))
+            self.health.lost(count, "permanent")
+            self.site.dirty.add(self)
 
     def _refused(self, request: Request, answer: Answer) -> None:
         """Any status but 2xx."""

@@ -18,13 +18,14 @@ import trio
 
 from logplex.errors import ClientError
 
+from . import otlp
 from .answer import Answer
 from .dial import Dialler, described, translate
 from .limits import Limits
 from .link import Link
 from .rendering import own_line, renderer
-from .request import Request, compress, fixed_head
-from .spec import DrainSpec
+from .request import Request, compress, enclose, fixed_head
+from .spec import DrainSpec, Format
 from .status import Failure
 from .url import Kind
 
@@ -127,7 +128,7 @@ class Probe:
         frame = renderer(spec, app_name)(own_line(TEST_PRI, now, text.encode()), now, None)
         with trio.move_on_after(self._limits.request_seconds / 3):
             if spec.url.kind is Kind.HTTP:
-                return await self._post(spec, link, frame)
+                return await self._post(spec, app_name, link, frame)
             await _send_all(link, frame)
             if spec.url.kind is Kind.UDP:
                 return "sent; nobody acknowledges a datagram"
@@ -139,8 +140,10 @@ class Probe:
             return "acknowledged"
         raise Failure("timeout", "no answer in time")
 
-    async def _post(self, spec: DrainSpec, link: Link, frame: bytes) -> str:
+    async def _post(self, spec: DrainSpec, app_name: str, link: Link, frame: bytes) -> str:
         request = Request(0, 1, 1, 0, 0, 0, [frame], len(frame), None)
+        if spec.options.format is Format.OTLP:
+            enclose(request, otlp.envelope(app_name, self._version))
         if spec.options.compress:
             await compress(request)
         first = fixed_head(spec, self._version) + (

@@ -7,6 +7,7 @@ Rules (protocol sections 7 and 8; the plain forms of a whole batch are `Batch.ht
 * `rfc5424`: MSGID and SD as `-`, the drain token as HOSTNAME, LF inside the count.
 * `json`: one object a line (app, source, process, time, severity, position, message). Over HTTP an object and LF,
   over syslog the MSG of an RFC 5424 frame.
+* `otlp`: a record of an OTLP document (drains/otlp.py), over HTTP.
 * Over UDP one datagram is one message: no count, no LF at the end.
 """
 
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from logplex.batch import Batch, Line, timestamp
 from logplex.message import http_text, rfc3339
 
+from . import otlp
 from .spec import DrainSpec, Format
 from .url import Kind
 
@@ -26,6 +28,7 @@ CONTENT_TYPES = {
     Format.LOGPLEX: b"application/logplex-1",
     Format.RFC5424: b"application/syslog",
     Format.JSON: b"application/x-ndjson",
+    Format.OTLP: otlp.CONTENT_TYPE,
 }
 
 _LINES_AT_ONCE = 256  # a millisecond, with a usual filter
@@ -50,6 +53,8 @@ def renderer(spec: DrainSpec, app: str) -> Render:
     if kind is Kind.HTTP:
         if chosen is Format.JSON:
             return lambda line, at, position: _json(line, at, position, app) + b"\n"
+        if chosen is Format.OTLP:
+            return otlp.recorder(SEVERITIES)
         if chosen is Format.RFC5424:
             return lambda line, at, position: _counted(_rfc5424(line, at, token))
         return lambda line, at, position: _counted(_dialect(line, at, b"host", http_text(line.text)))

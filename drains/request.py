@@ -2,6 +2,7 @@
 
 * A body ends at a frame's end, at most at the target: the channel's own rendering has one LF a frame, so that the cut
   is a search for a byte.
+* An OTLP body is one document around its frames, which end with a comma each.
 * The frame id is a hash of the drain's token and the range: the same on every retry, also after a restart. A replay
   has ids of its own, because receivers remember those of the first delivery.
 """
@@ -15,6 +16,7 @@ import trio
 
 from logplex.batch import Batch
 
+from . import otlp
 from .delivery import L10_PRI, l10_text
 from .rendering import CONTENT_TYPES, Render, own_line, pieces, wanted
 from .spec import DrainSpec, Format
@@ -109,6 +111,14 @@ def add_loss(request: Request, untold: Untold, render: Render) -> None:
     request.untold = untold
 
 
+def enclose(request: Request, envelope: otlp.Envelope) -> None:
+    """Make one document of the frames."""
+    before, after = envelope
+    last = request.body.pop()
+    request.body = [before, *request.body, last[:-1], after]
+    request.size += len(before) - 1 + len(after)
+
+
 async def compress(request: Request) -> None:
     """Make the body gzip; others have their turn in between."""
     deflate = zlib.compressobj(6, wbits=31)
@@ -125,8 +135,9 @@ async def compress(request: Request) -> None:
 def fixed_head(spec: DrainSpec, version: str) -> bytes:
     """The part of the head that is the same in every request of a drain."""
     options, url = spec.options, spec.url
+    target = otlp.target(url.target) if options.format is Format.OTLP else url.target
     lines = [
-        b"POST %b HTTP/1.1" % url.target,
+        b"POST %b HTTP/1.1" % target,
         b"Host: %b" % url.authority,
         b"User-Agent: Logplex/%b" % version.encode(),
         b"Content-Type: %b" % CONTENT_TYPES[options.format or Format.LOGPLEX],

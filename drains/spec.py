@@ -45,6 +45,7 @@ class Format(Enum):
     LOGPLEX = "logplex-1"
     RFC5424 = "rfc5424"
     JSON = "json"
+    OTLP = "otlp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,8 @@ def _format(value: object, url: DrainUrl) -> Format | None:
         chosen = Format(value)
     except ValueError:
         raise Unprocessable(f"format: must be one of {', '.join(each.value for each in Format)}") from None
+    if chosen is Format.OTLP and url.kind is not Kind.HTTP:
+        raise Unprocessable("format: otlp is for drains over HTTP only")
     return None if chosen is _USUAL_FORMAT[url.kind] else chosen
 
 

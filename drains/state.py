@@ -74,6 +74,14 @@ class DrainState:
         if self.cut is not None and self.cut[0] < end:
             self.cut = None
 
+    def reject(self, count: int) -> int:
+        """The receiver took a request, and then said that it threw `count` lines of it away: how many are lost now."""
+        count = min(count, self.delivered)
+        if count:
+            self.delivered -= count
+            self.lost["permanent"] = self.lost.get("permanent", 0) + count
+        return count
+
     def lose(self, count: int, reason: str) -> None:
         """The next `count` positions will never arrive."""
         if count < 0:

@@ -57,7 +57,7 @@ def _row(drain: dict[str, Any]) -> tuple[Any, ...]:
 
 def _drain_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
-        click.option("--format", type=click.Choice(("logplex-1", "rfc5424", "json")), help="Of the lines."),
+        click.option("--format", type=click.Choice(("logplex-1", "rfc5424", "json", "otlp")), help="Of the lines."),
         click.option("--gzip", is_flag=True, help="Compress deliveries."),
         click.option("--linger", type=float, metavar="SECONDS", help="Wait so long for more lines."),
         click.option("--batch-bytes", type=int, metavar="N", help="Size of a delivery."),

@@ -57,6 +57,22 @@ def test_rubbish_is_no_answer(rubbish: bytes) -> None:
     assert not answer.known or rubbish.startswith(b"HTTP/")
 
 
+def test_the_body_is_kept_where_it_matters_and_only_that_of_the_final_answer() -> None:
+    data = (
+        b"HTTP/1.1 103 X\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+    )
+    answer, other = Answer(10_000, keeps=True), Answer(10_000)
+    for _ in range(2):
+        assert answer.feed(data)
+        assert (answer.complete, answer.body) == (True, b"hello")
+        answer.next()
+        assert answer.body == b""
+    assert other.feed(data)
+    assert other.body == b""
+    answer.feed(data + data)
+    assert answer.body == b"hello"
+
+
 def test_retry_after_of_the_final_answer_is_kept() -> None:
     answer = Answer(10_000)
     answer.feed(b"HTTP/1.1 429 Slow down\r\nRETRY-AFTER: 17\r\nContent-Length: 0\r\n\r\n")

@@ -57,6 +57,7 @@ def test_without_options_a_drain_shares_what_is_rendered() -> None:
         (URL, {"fromat": "json"}, "'fromat' is no option"),
         (URL, {"format": "xml"}, "format: "),
         (URL, {"format": 5}, "format: "),
+        ("syslog://example.com", {"format": "otlp"}, "format: otlp is for drains over HTTP only"),
         (URL, {"compress": "zip"}, "compress: "),
         (URL, {"linger": -1}, "linger: "),
         (URL, {"linger": "soon"}, "linger: "),

@@ -32,6 +32,14 @@ class Pages(RuleBasedStateMachine):
         self.fates += ["filtered"] * filtered + ["permanent"] * refused
         self.fates += ["delivered"] * (count - filtered - refused)
 
+    @rule(count=st.integers(0, 20))
+    def reject(self, count: int) -> None:
+        """The receiver throws away what it took."""
+        delivered = [number for number, fate in enumerate(self.fates) if fate == "delivered"][:count]
+        assert self.state.reject(count) == len(delivered)
+        for number in delivered:
+            self.fates[number] = "permanent"
+
     @rule(data=st.data())
     def overrun(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(0, self.head - self.state.cursor))
