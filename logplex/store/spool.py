@@ -179,7 +179,7 @@ class Spool:
         return await self._reader.run(tables.node)
 
     async def ids(self, since: float, most: int) -> list[tuple[bytes, float]]:
-        """The newest `most` request ids stored since then (wall clock), oldest first."""
+        """The newest `most` request ids stored since then (wall clock), a group a row, oldest first."""
         return await self._reader.run(tables.ids, since, most)
 
     def remove_channel(self, channel_id: int, name: str | None) -> None:

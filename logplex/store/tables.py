@@ -256,19 +256,16 @@ def forget_state(connection: sqlite3.Connection, kind: Kind, numbers: list[int])
 
 
 def ids(connection: sqlite3.Connection, since: float, most: int) -> list[tuple[bytes, float]]:
-    """The newest request ids stored since then (wall clock), about `most` of them, oldest first."""
-    found: list[tuple[float, bytes]] = []
+    """The newest request ids stored since then (wall clock), about `most` of them, a group a row, oldest first."""
+    found: list[tuple[bytes, float]] = []
     count = 0
     for at, hashes in connection.execute("SELECT at, hashes FROM ids ORDER BY id DESC"):
         if at < since or count >= most:
             break
-        found.append((at, hashes))
+        found.append((hashes, at))
         count += len(hashes) // HASH_BYTES
-    return [
-        (hashes[start : start + HASH_BYTES], at)
-        for at, hashes in reversed(found)
-        for start in range(0, len(hashes), HASH_BYTES)
-    ]
+    found.reverse()
+    return found
 
 
 def form_number(batch: Batch) -> int:
