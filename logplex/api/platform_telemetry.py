@@ -1,7 +1,7 @@
 """Telemetry drains of the Platform API: drains of an app that speak OTLP over HTTP (protocol section 10).
 
-* They are stored as any drain, with the option `format: otlp` and the exporter's headers; where drains do not offer
-  that format, making one is refused and says so.
+* They are stored as any drain, with the option `format: otlp` and the exporter's headers; further options are given
+  to them through v3, and a change here keeps those.
 * Only logs leave this server: other signals may be asked for beside them (the CLI asks for all), and are not shown.
 * Headers are secrets: shown as `***`, and `***` keeps what is stored.
 """
@@ -108,13 +108,12 @@ def _destination(call: Call, exporter: Mapping[str, Any], drain: DrainRecord | N
     url = exporter.get("endpoint", None if drain is None else drain.url)
     if not isinstance(url, str):
         raise Unprocessable("exporter: endpoint must be a URL")
-    call.services.validate_drain(url, {})
-    headers = exporter.get("headers", stored.get("headers"))
-    options = unmasked({"headers": headers} if headers else {}, stored)
+    headers = exporter.get("headers", stored.get("headers")) or None
+    options = unmasked({**stored, "headers": headers, "format": "otlp"}, stored)
     try:
-        valid = call.services.validate_drain(url, {**options, "format": "otlp"})
+        valid = call.services.validate_drain(url, options)
     except Unprocessable as exc:
-        raise Unprocessable(f"exporter: cannot be a drain of this server: {exc}") from exc
+        raise Unprocessable(f"exporter: {exc}") from exc
     return valid.url, valid.options
 
 

@@ -201,6 +201,27 @@ def test_drains_are_added_listed_and_removed(cli: Cli, shop: Shop) -> None:
     assert "invalid_params" in error
 
 
+def test_telemetry_drains_are_added_shown_changed_and_removed(cli: Cli, shop: Shop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        url = f"http://127.0.0.1:{collector.getsockname()[1]}/otlp"
+        headers = ["--headers", '{"X-Team":"secret"}']
+        output, _ = cli.run("telemetry:add", url, "--app", "shop", *headers)
+        assert url in output
+        (drain,) = shop.server.json("GET", "/apps/shop/telemetry-drains")
+        assert drain["id"] in cli.run("telemetry", "--app", "shop")[0]
+        assert url in cli.run("telemetry:info", drain["id"])[0]
+        shop.write("measured")
+        connection, _ = collector.accept()
+        with connection, connection.makefile("rb") as request:
+            assert request.readline() == b"POST /otlp/v1/logs HTTP/1.1\r\n"
+        cli.run("telemetry:update", drain["id"], "--endpoint", url + "/2")
+        assert url + "/2" in cli.run("telemetry", "--app", "shop")[0] + cli.run("telemetry:info", drain["id"])[0]
+        cli.run("telemetry:remove", drain["id"])
+        assert shop.server.json("GET", "/apps/shop/telemetry-drains") == []
+        _, error = cli.run("telemetry:add", url, "--app", "shop", "--transport", "grpc", code=2)
+        assert "type must be otlphttp" in error
+
+
 def test_a_key_shows_who_it_is_and_its_app_alone(cli: Cli) -> None:
     assert cli.run("auth:whoami")[0] == "shop-key\n"
     assert [app["name"] for app in json.loads(cli.run("apps", "--all", "--json")[0])] == ["shop"]
