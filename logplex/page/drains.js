@@ -19,10 +19,11 @@ function duration(seconds) {
 
 export const count = (value) => number.format(value ?? 0)
 
-// good: all is delivered or being delivered; bad: it fails, or lines are lost.
+// bad: the newest try failed, whatever it is doing about that; good: it delivers.
 export function health(status) {
   if (!status) return 'idle'
-  if (status.state === 'backing off' || status.state === 'refused by policy') return 'bad'
+  const failed = status.error && !(Date.parse(status.last_success) >= Date.parse(status.error.at))
+  if (failed || status.state === 'backing off' || status.state === 'refused by policy') return 'bad'
   return status.state === 'idle' ? 'idle' : 'good'
 }
 
