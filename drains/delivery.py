@@ -216,7 +216,8 @@ class Delivery:
         """Without what lies behind a replay's end, and never over the border of two epochs."""
         end = self.until
         if self.state.epoch != self.channel.epoch:
-            self.state.enter_epoch(self.channel.epoch, self.channel.epoch_first)
+            self.settle()
+            self.reach_epoch()
             if self.state.epoch != self.channel.epoch:
                 end = self.channel.epoch_first
         if end is None or not batches or batches[-1].end <= end:
@@ -226,9 +227,15 @@ class Delivery:
     def overrun(self, count: int) -> None:
         """`count` positions from `sent` on are gone."""
         self.state.overrun(count, self.site.now_ms())
+        self.reach_epoch()
         self.sent = self.state.cursor
         self.site.dirty.add(self)
         self.health.lost(count, "overrun")
+
+    def reach_epoch(self) -> None:
+        """Enter the channel's epoch when the cursor stands in it; a loss may carry it far over the border."""
+        if self.state.cursor >= self.channel.epoch_first:
+            self.state.epoch = self.channel.epoch
 
     def hurry(self) -> None:
         """The server stops: do not wait for more lines."""

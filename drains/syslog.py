@@ -202,6 +202,7 @@ class SyslogDelivery(Delivery):
             state.told(mark.told)
         elif mark.lost:
             state.overrun(mark.lost, self.site.now_ms())
+            self.reach_epoch()
             self.health.lost(mark.lost, "overrun")
         else:
             state.deliver(mark.end, filtered=filtered, size=mark.bytes - self._settled)
