@@ -194,7 +194,7 @@ def _check_complete(journal: Journal, drain: str, timeline: Timeline, taken: Tak
     page = journal.final[timeline.channel]
     own = next(entry for entry in page["drains"] if entry["id"] == journal.drain_ids[drain])
     missing = []
-    for position in range(own["start"], page["head"]):
+    for position in range(max(0, own["start"]), page["head"]):  # below 0: lines that are gone were delivered
         place = timeline.lasting(position)
         if place is None or place not in taken.places:
             missing.append(position)
