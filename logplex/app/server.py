@@ -165,7 +165,7 @@ class _Node:
         )
 
     def _channel_came(self, channel: Channel) -> None:
-        channel.form = self.drains.form(channel)
+        self.drains.came(channel)
         if channel.no_history and self.spool is not None:
             self.spool.written.add(channel.id)  # what the last server kept for drains
 

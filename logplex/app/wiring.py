@@ -83,6 +83,7 @@ class RunningDrains:
         self._policy = policy
         self._close_page = close_page
         self._of_channel: dict[int, dict[int, Kind]] = {}
+        self._states: dict[int, DrainState] = {}  # of the drains that have not started yet
         self._nursery: trio.Nursery | None = None
 
     async def start(self, states: Mapping[int, DrainState], nursery: trio.Nursery) -> None:
@@ -92,13 +93,14 @@ class RunningDrains:
         server with very many starts the rest when it is ready: their cursors wait.
         """
         self._nursery = nursery
+        self._states = dict(states)
         records = sorted(self._registry.drains.values(), key=lambda record: record.id in states)
         for record in records:
             self._note(record)
         at_once = max(AT_START, len(records) - len(states))
-        await self._add(records[:at_once], states)
+        await self._add(records[:at_once])
         if records[at_once:]:
-            nursery.start_soon(self._add, records[at_once:], states)
+            nursery.start_soon(self._add, records[at_once:])
 
     def validate(self, url: str, options: Mapping[str, Any]) -> ValidDrain:
         """What may be stored; raises Unprocessable."""
@@ -147,6 +149,14 @@ class RunningDrains:
         kinds = set(self._of_channel.get(channel.id, {}).values())
         return Form.HTTP if kinds == {Kind.HTTP} else Form.SYSLOG
 
+    def came(self, channel: Channel) -> None:
+        """A channel became active and has taken no line yet: its drains start here, before the line that comes."""
+        channel.form = self.form(channel)
+        for drain_id in self._of_channel.get(channel.id, ()):
+            record = self._registry.drains.get(drain_id)
+            if record is not None and drain_id not in self._deliveries:
+                self._deliveries.add(self._spec(record), channel, self._states.pop(drain_id, None))
+
     def added(self, record: DrainRecord, channel: Channel | None) -> None:
         """A drain got its URL."""
         self._note(record)
@@ -154,7 +164,7 @@ class RunningDrains:
             channel.form = self.form(channel)
             self._deliveries.add(self._spec(record), channel, None)
         elif self._nursery is not None:
-            self._nursery.start_soon(self._add, [record], {})
+            self._nursery.start_soon(self._add, [record])
 
     def changed(self, record: DrainRecord, channel: Channel | None) -> None:
         """A drain got another URL or other options."""
@@ -170,22 +180,21 @@ class RunningDrains:
         kinds.pop(record.id, None)
         if not kinds:
             self._of_channel.pop(record.channel_id, None)
+        self._states.pop(record.id, None)
         state = self._deliveries.remove(record.id)
         if state is not None:
             self._close_page(closed_drain(state), record.id)
         if channel is not None:
             channel.form = self.form(channel)
 
-    async def _add(self, records: Sequence[DrainRecord], states: Mapping[int, DrainState]) -> None:
+    async def _add(self, records: Sequence[DrainRecord]) -> None:
         for start in range(0, len(records), LOADED_TOGETHER):
-            part = records[start : start + LOADED_TOGETHER]
-            await self._channels.load({record.channel_id for record in part})
-            for old in part:
-                record = self._registry.drains.get(old.id)  # it may have changed, or gone, while we waited
-                channel = self._channels.active(old.channel_id)
-                if record is not None and channel is not None and record.id not in self._deliveries:
-                    channel.form = self.form(channel)
-                    self._deliveries.add(self._spec(record), channel, states.get(record.id))
+            channel_ids = {record.channel_id for record in records[start : start + LOADED_TOGETHER]}
+            await self._channels.load(channel_ids)
+            for channel_id in channel_ids:
+                channel = self._channels.active(channel_id)
+                if channel is not None:  # it may have gone while we waited
+                    self.came(channel)
 
     def _note(self, record: DrainRecord) -> None:
         if record.url is not None:
