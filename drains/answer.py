@@ -26,6 +26,7 @@ class Answer:
         "known",
         "retry_after",
         "reusable",
+        "speaking",
         "status",
     )
 
@@ -43,6 +44,7 @@ class Answer:
         self.known = False
         self.complete = False
         self.reusable = True
+        self.speaking = self._keeps  # the rest of the body is still worth reading
         self.retry_after: bytes | None = None
 
     def close(self) -> None:
@@ -55,10 +57,10 @@ class Answer:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.reusable = False
+            self.reusable = self.speaking = False
             return self.known
         if self._bytes > self._max_bytes and not self.complete:
-            self.reusable = False
+            self.reusable = self.speaking = False
             return self.known
         return True
 
@@ -81,7 +83,7 @@ class Answer:
             self.retry_after = None
 
     def on_body(self, data: bytes) -> None:
-        if self._keeps and self.known and not self.complete:
+        if self.speaking and self.known and not self.complete:
             self.body += data
 
     def on_message_complete(self) -> None:

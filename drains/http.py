@@ -153,11 +153,11 @@ class HttpDelivery(Delivery):
                 self.wake()
                 return
             self._delivered(request)
-            if answer.reusable and not answer.complete:
+            if not answer.complete and (answer.reusable or answer.speaking):
                 self._deadline = min(self._deadline, trio.current_time() + _ANSWER_GRACE_SECONDS)
                 self.hasten(self._deadline)
                 return
-        if answer.reusable and not answer.complete:
+        if not answer.complete and (answer.reusable or answer.speaking):
             return
         self._request = None
         if self._envelope is not None:
@@ -180,6 +180,8 @@ class HttpDelivery(Delivery):
         answer.reusable = False
         request = self._request
         if request is None or (answer.known and request.first != self.state.cursor):
+            if request is not None and self._envelope is not None:
+                self._count_rejected(request, answer)
             self._request = None
         elif answer.known and not 200 <= answer.status < 300:
             self._refused(request, answer)

@@ -205,16 +205,34 @@ async def test_a_document_that_is_refused_is_halved_and_one_that_is_not_heard_co
         assert (status.delivered, status.lost) == (3, {"permanent": 1})
 
 
-@pytest.mark.parametrize("split", [0, -1, -40])
-async def test_what_a_collector_took_and_rejected_is_lost_and_not_sent_again(split: int) -> None:
+PARTIAL = b'{"partialSuccess":{"rejectedLogRecords":"2","errorMessage":"s3cret"}}'
+
+
+@pytest.mark.parametrize(
+    ("partial", "split", "connections"),
+    [
+        (answered(PARTIAL), 0, 1),
+        (answered(PARTIAL), -1, 1),
+        (answered(PARTIAL), -40, 1),
+        (answered(PARTIAL).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), -40, 2),
+        (b"HTTP/1.0 200 OK\r\n\r\n" + PARTIAL, -40, 2),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n45\r\n" + PARTIAL + b"\r\n0\r\n\r\n", -50, 1),
+    ],
+)
+async def test_what_a_collector_took_and_rejected_is_lost_and_not_sent_again(
+    partial: bytes, split: int, connections: int
+) -> None:
     world = World()
-    partial = answered(b'{"partialSuccess":{"rejectedLogRecords":"2","errorMessage":"s3cret"}}')
+    assert len(PARTIAL) == 0x45
 
     async def slow(post: Post, stream: trio.SocketStream) -> bytes:
         if split:
             await stream.send_all(partial[:split])
             await until(lambda: deliveries.status(7).delivered)  # type: ignore[union-attr]
-        return partial[split:] if split else partial
+        await stream.send_all(partial[split:] if split else partial)
+        if connections > 1:
+            await stream.send_eof()
+        return b""
 
     async with http_receiver(answers(slow)) as receiver, running(world) as deliveries:
         deliveries.add(spec(f"http://127.0.0.1:{receiver.port}", format="otlp"), world.channel, None)
@@ -229,7 +247,7 @@ async def test_what_a_collector_took_and_rejected_is_lost_and_not_sent_again(spl
         assert (status.delivered, status.lost, status.retried) == (2, {"permanent": 2}, 0)
         assert status.error is not None
         assert status.error.text == "answered 200, and rejected 2 of 3 lines"
-        assert receiver.connections == 1
+        assert receiver.connections == connections
         (state,) = deliveries.dirty()
         assert state.balances()
 
@@ -243,3 +261,23 @@ async def test_a_test_sends_a_whole_document() -> None:
         post = await receiver.post()
         assert post.target == b"/otlp/v1/logs"
         assert texts(gzip.decompress(post.body)) == ["Test of drain 7: this line was sent to try the drain out."]
+
+
+async def test_an_answer_without_end_is_a_delivery_all_the_same() -> None:
+    world = World()
+
+    async def endless(post: Post, stream: trio.SocketStream) -> bytes:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"2710\r\n" + b"x" * 10_000 + b"\r\n"
+        return chunk * 20
+
+    async with http_receiver(answers(endless)) as receiver, running(world) as deliveries:
+        deliveries.add(spec(f"http://127.0.0.1:{receiver.port}", format="otlp"), world.channel, None)
+        world.write(b"a")
+        await receiver.post()
+        await until(lambda: deliveries.status(7).delivered)  # type: ignore[union-attr]
+        world.write(b"b")
+        assert texts((await receiver.post()).body) == ["b"]
+        assert receiver.connections == 2
+        await settled(deliveries)
+        assert deliveries.status(7).retried == 0  # type: ignore[union-attr]
