@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from .conftest import Run
@@ -200,6 +201,15 @@ def test_the_options_that_are_sent_are_options_of_drains() -> None:
     )
     files = dict.fromkeys(("headers_file", "ca_file", "cert_file", "key_file"), "/dev/null")
     assert set(options_of({**given, **files, "gzip": True, "start": "now"})) == set(_OPTIONS)
+
+
+def test_the_formats_that_are_offered_are_those_of_drains() -> None:
+    from drains.spec import Format
+    from logplex.cli.drains import add
+
+    (kind,) = [option.type for option in add.params if option.name == "format"]
+    assert isinstance(kind, click.Choice)
+    assert list(kind.choices) == [each.value for each in Format]
 
 
 @pytest.mark.parametrize("name", ["3", DRAIN_TOKEN, str(DRAIN["url"])])
