@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -329,7 +330,7 @@ REFUSED = [
     ("body", "headers", "code", "text"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED]
 )
 def test_of_a_refused_request_nothing_is_accepted(
-    server: Server, inputs: Inputs, body: bytes, headers: dict[str, str], code: int, text: bytes | None
+    server: Server, inputs: Inputs, body: bytes, headers: dict[str, Any], code: int, text: bytes | None
 ) -> None:
     token = server.create("refused")["app"]
     whole = body if code in (413, 415) else b"4 good" + body
@@ -389,7 +390,7 @@ def test_a_repeated_request_is_stored_once_and_the_shippers_own_losses_do_not_ma
     def l12(count: int) -> bytes:
         return b"<172>1 %b heroku t log-shuttle - - Error L12: %d messages dropped since %b\n" % (T, count, T)
 
-    ids = {"X_Request_Id": "r"}
+    ids: dict[str, Any] = {"X_Request_Id": "r"}
     for sent, authorization, headers, stored in [
         (body(b"a"), mine, ids, 1),
         (body(b"a"), mine, ids, 1),  # the same again

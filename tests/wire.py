@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -127,13 +127,15 @@ class Inputs:
         return self._context.wrap_socket(plain, server_hostname="localhost")
 
     def stream(self, listener: str, *pieces: bytes) -> None:
-        """Send all on one connection, and end it in order."""
+        """Send all on one connection, end it, and wait until the server has seen that and ended it too."""
         with self.connect(listener) as connection:
             for piece in pieces:
                 connection.sendall(piece)
             if isinstance(connection, ssl.SSLSocket):
-                with suppress(OSError):
-                    connection.unwrap()
+                connection.unwrap()
+            else:
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(1) == b""
 
     def datagrams(self, *messages: bytes) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
