@@ -117,6 +117,18 @@ def _latency(rate: int) -> Case:
     return Case(f"8-{rate}", title, (replace(RSYSLOG, load=load), none, commit), goals)
 
 
+def _durability() -> Iterator[Case]:
+    """What the spool costs: nobody delivers, so that only receiving, numbering and storing is compared."""
+    none = replace(OURS, label="none", work=Work(durability="none", drains=0))
+    commit = replace(OURS, label="commit", work=Work(drains=0))
+    goals = (Goal("commit", RATE, 0.9, "none", at_least=True), Goal("commit", CPU, 1.25, "none"))
+    yield Case("12", "TCP in, one channel, no drain; without a spool, and committed to it", (none, commit), goals)
+    load = {"rate": 100_000}
+    late = (Goal("commit", "p99_ms", 25, minus="none"),)
+    jobs = tuple(replace(OURS, label=name, work=Work(durability=name), load=load) for name in ("none", "commit"))
+    yield Case("12-half", "latency TCP to TCP at half load, without a spool and with it", jobs, late)
+
+
 def _tails(sse: bool) -> Case:
     job = Tails(label="SSE" if sse else "plain", sse=sse)
     goals = (Goal(job.label, "p99_ms", 250), Goal(job.label, "lost", 0))
@@ -181,5 +193,6 @@ CASES: tuple[Case, ...] = (
     _tails(sse=True),
     *_memory(),
     *_growth(),
+    *_durability(),
     _bulkheads(),
 )
