@@ -476,6 +476,23 @@ async def test_a_session_that_is_read_does_not_expire_before_a_day(here: Here) -
     assert await registry.session(session.uuid) is None
 
 
+async def test_a_reader_who_comes_back_while_its_last_stream_ends_finds_the_session(here: Here) -> None:
+    registry, clocks = here.registry, here.clocks
+    session = await registry.create_session(None, {})
+    registry.stream_started(session.uuid)
+    clocks.wall += 20_000
+    found = []
+
+    async def come_back() -> None:
+        found.append(await registry.session(session.uuid))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come_back)
+        await trio.lowlevel.checkpoint()  # the question is on its way to the database
+        registry.stream_ended(session.uuid)
+    assert found != [None]
+
+
 async def test_a_session_that_was_read_at_a_crash_lives_on(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
     clocks = Clocks()
     start = clocks.wall

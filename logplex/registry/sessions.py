@@ -43,11 +43,12 @@ class SessionRecords:
 
     async def find(self, uuid: str) -> SessionRecord | None:
         """The session of a URL; None when there is none, or when it has expired."""
+        was_read = uuid in self._streams  # its stream may end while we ask, and the row not know of it yet
         session = await ask(self._store.find_session(uuid))
         if session is None:
             return None
         last = session.created_at + self._settings.session_max_seconds
-        until = last if uuid in self._streams else session.expires_at
+        until = last if was_read or uuid in self._streams else session.expires_at
         return session if self._wall_clock() < until else None
 
     def stream_started(self, uuid: str) -> None:
