@@ -131,10 +131,11 @@ class Committer:
         """A channel or a drain was deleted: save its page with the next transaction."""
         self._closed_number = max(time.time_ns(), self._closed_number + 1)
         page = ClosedPage(self._closed_number, row, drain_id)
-        self._due.close(page)
         self.closed.append((page.number, row))
-        self._filled.set()
-        self._urgent.set()
+        if self._spool is not None:
+            self._due.close(page)
+            self._filled.set()
+            self._urgent.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until cancelled; `finish` first, or what was not committed is lost."""

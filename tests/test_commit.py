@@ -95,20 +95,20 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(nursery: trio.Nursery, autojump_clock: MockClock) -> Scene:
+async def scene(nursery: trio.Nursery) -> Scene:
     made = Scene(nursery)
     await made.start()
     return made
 
 
 @pytest.fixture
-async def refusing(nursery: trio.Nursery, autojump_clock: MockClock) -> Scene:
+async def refusing(nursery: trio.Nursery) -> Scene:
     made = Scene(nursery, refuse=True)
     await made.start()
     return made
 
 
-async def test_nobody_sees_a_line_before_its_commit_has_returned(scene: Scene) -> None:
+async def test_nobody_sees_a_line_before_its_commit_has_returned(scene: Scene, autojump_clock: MockClock) -> None:
     scene.store.hold()
     group = scene.committer.current
     scene.put()
@@ -122,7 +122,9 @@ async def test_nobody_sees_a_line_before_its_commit_has_returned(scene: Scene) -
     assert (scene.channel.head, scene.channel.page.stored) == (1, 1)
 
 
-async def test_groups_commit_in_order_and_one_fills_while_the_one_before_is_written(scene: Scene) -> None:
+async def test_groups_commit_in_order_and_one_fills_while_the_one_before_is_written(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
     scene.store.hold()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.write, b"one")
@@ -135,7 +137,9 @@ async def test_groups_commit_in_order_and_one_fills_while_the_one_before_is_writ
     assert scene.store.positions(scene.channel) == [0, 1, 2, 3]
 
 
-async def test_a_group_that_nobody_waits_for_is_written_within_group_seconds(scene: Scene) -> None:
+async def test_a_group_that_nobody_waits_for_is_written_within_group_seconds(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
     started = trio.current_time()
     scene.put()
     scene.committer.flush()
@@ -144,7 +148,7 @@ async def test_a_group_that_nobody_waits_for_is_written_within_group_seconds(sce
     assert trio.current_time() - started <= 0.025
 
 
-async def test_cursors_that_move_without_lines_are_saved_soon(scene: Scene) -> None:
+async def test_cursors_that_move_without_lines_are_saved_soon(scene: Scene, autojump_clock: MockClock) -> None:
     moved = [[(7, "state")]]
     scene.committer.cursors = lambda: list(moved.pop()) if moved else []
     await trio.sleep(2 * SAVE_SECONDS)
@@ -154,7 +158,9 @@ async def test_cursors_that_move_without_lines_are_saved_soon(scene: Scene) -> N
     assert scene.store.tries == tries, "nothing is written where nothing changed"
 
 
-async def test_a_failing_store_means_lines_from_memory_and_healing_writes_them(scene: Scene) -> None:
+async def test_a_failing_store_means_lines_from_memory_and_healing_writes_them(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
     assert await scene.write(b"before") is Outcome.DONE
     scene.store.error = StoreError("disk I/O error")
     assert await scene.write(b"during") is Outcome.MEMORY
@@ -173,7 +179,9 @@ async def test_a_failing_store_means_lines_from_memory_and_healing_writes_them(s
     assert scene.balances()
 
 
-async def test_a_commit_that_hangs_degrades_after_the_timeout_and_its_lines_are_written_once(scene: Scene) -> None:
+async def test_a_commit_that_hangs_degrades_after_the_timeout_and_its_lines_are_written_once(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
     scene.store.hold()
     started = trio.current_time()
     assert await scene.write(b"first") is Outcome.MEMORY
@@ -211,7 +219,9 @@ async def test_what_no_ring_holds_on_healing_is_a_gap_behind_which_the_head_is_s
     assert (scene.channel.head, scene.channel.page.memory) == (11, held + 1)
 
 
-async def test_much_that_is_missing_is_written_in_parts_while_groups_go_on(scene: Scene) -> None:
+async def test_much_that_is_missing_is_written_in_parts_while_groups_go_on(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
     scene.channel._ring._max_bytes = 4 * INLINE_BYTES
     scene.store.error = StoreError("disk I/O error")
     for _ in range(3 * INLINE_BYTES // 90_000):
@@ -224,7 +234,9 @@ async def test_much_that_is_missing_is_written_in_parts_while_groups_go_on(scene
     assert scene.balances()
 
 
-async def test_what_a_failed_transaction_carried_goes_with_a_later_one(scene: Scene) -> None:
+async def test_what_a_failed_transaction_carried_goes_with_a_later_one(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
     scene.store.error = StoreError("disk I/O error")
     moved = [[(7, "old")], [(7, "new"), (8, "other")]]
     scene.committer.cursors = lambda: moved.pop(0) if moved else []
@@ -241,7 +253,7 @@ async def test_what_a_failed_transaction_carried_goes_with_a_later_one(scene: Sc
 
 
 async def test_refusing_shows_nothing_from_memory_and_writes_the_same_group_when_the_store_is_back(
-    refusing: Scene,
+    refusing: Scene, autojump_clock: MockClock
 ) -> None:
     refusing.store.error = StoreError("disk I/O error")
     results: list[Outcome] = []
@@ -282,7 +294,7 @@ async def test_who_waits_too_long_for_a_refusing_store_is_told_that_it_is_held(
     assert core.balanced()
 
 
-async def test_inputs_wait_while_too_much_is_uncommitted(scene: Scene) -> None:
+async def test_inputs_wait_while_too_much_is_uncommitted(scene: Scene, autojump_clock: MockClock) -> None:
     scene.store.hold()
     scene.put(b"x" * 200_000)
     with trio.move_on_after(1) as waiting:
@@ -293,7 +305,7 @@ async def test_inputs_wait_while_too_much_is_uncommitted(scene: Scene) -> None:
         await scene.committer.room()
 
 
-async def test_a_clean_stop_writes_what_is_there_and_the_last_cursors(scene: Scene) -> None:
+async def test_a_clean_stop_writes_what_is_there_and_the_last_cursors(scene: Scene, autojump_clock: MockClock) -> None:
     scene.put()
     scene.committer.flush()
     scene.committer.cursors = lambda: [(7, "last")]
@@ -302,7 +314,9 @@ async def test_a_clean_stop_writes_what_is_there_and_the_last_cursors(scene: Sce
     assert scene.store.works[-1].cursors == {7: (7, "last")}
 
 
-async def test_a_clean_stop_of_a_degraded_server_heals_when_the_store_lets_it(scene: Scene) -> None:
+async def test_a_clean_stop_of_a_degraded_server_heals_when_the_store_lets_it(
+    scene: Scene, autojump_clock: MockClock
+) -> None:
     scene.store.error = StoreError("disk I/O error")
     await scene.write()
     with pytest.raises(StoreError):
