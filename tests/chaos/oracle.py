@@ -18,6 +18,10 @@ from .timeline import Timeline
 from .views import check_histories, check_ledgers, check_tails
 
 UNDER_WAY_SECONDS = 2.5  # before an end: what a receiver got then may come again
+STREAM_END_SECONDS = (
+    3.0  # a sender that pauses sees the end of its connection later, and its lines are committed later
+)
+EXCUSED_BYTES = 256 * 1024  # what a receiver that resets a connection may have had in its buffer
 MOST_SHOWN = 30
 
 __all__ = ["judge"]
@@ -169,11 +173,24 @@ def _walk_connections(journal: Journal, connections: list[Connection], timeline:
                     f"before the connection with it ended"
                 )
             if before.end.value == "reset":
-                taken.excused.update(range(end, first))
+                taken.excused.update(_unread(range(end, first), timeline))
         for at, index in zip((at for at, _ in connection.lines), range(first, position), strict=False):
             read_at[index] = at
         before, end = connection, position
     return taken
+
+
+def _unread(positions: range, timeline: Timeline) -> list[int]:
+    """Those of these positions that fit a receiver's buffer."""
+    found = []
+    size = 0
+    for position in positions:
+        place = timeline.lasting(position)
+        size += len(timeline.at[place].text) + 90 if place else 0
+        if size > EXCUSED_BYTES:
+            break
+        found.append(position)
+    return found
 
 
 def _anchor(lines: list[Line], timeline: Timeline) -> int | None:
@@ -241,8 +258,8 @@ def _check_senders(journal: Journal, timeline: Timeline) -> None:
 def _is_promised(runs: list[Run], sent: Sent) -> bool:
     """Whether it was accepted, and no crash came before it was on disk."""
     at = sent.acknowledged
-    if at is None or (sent.stream and any(at - 1.1 <= run.ended <= at for run in runs)):
-        return False  # of a stream it is only known a second later
+    if at is None or (sent.stream and any(at - STREAM_END_SECONDS <= run.ended <= at for run in runs)):
+        return False  # its end may have been the server's
     return sent.durable or not any(run.started <= at <= run.ended + 0.5 and run.in_memory for run in runs)
 
 

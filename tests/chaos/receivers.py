@@ -17,7 +17,7 @@ from .journal import Answer, Connection, Delivery, End, Journal
 from .sockets import Door, close, reset, shut
 
 HTTP_MODES = ("ok", "refuse", "hang", "500", "503", "429", "cut head", "cut body", "no answer", "reset", "slow")
-SYSLOG_MODES = ("ok", "refuse", "hang", "shut", "reset")
+SYSLOG_MODES = ("ok", "refuse", "hang", "stuck", "shut", "reset")  # stuck: hangs, and then resets
 _SURE_SECONDS = 1.0  # an answer within it comes in time for the sender
 _HANG_SECONDS = 30.0
 
@@ -172,12 +172,9 @@ class SyslogReceiver:
 
     def become(self, mode: str) -> None:
         """Behave so at once."""
+        was_stuck = self.mode == "stuck"
         self.mode = mode
         self._journal.count(f"{self.name} {mode}")
-        if mode == "hang":
-            self._reading.clear()
-        else:
-            self._reading.set()
         if mode == "refuse":
             self._door.close()
         else:
@@ -188,10 +185,14 @@ class SyslogReceiver:
             if mode in ("refuse", "shut"):
                 record.end = End.SHUT
                 shut(connection)
-            elif mode == "reset":
+            elif mode == "reset" or was_stuck:
                 record.end = End.RESET
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RD)  # wakes the reader, which closes with RST
+        if mode in ("hang", "stuck"):
+            self._reading.clear()
+        else:
+            self._reading.set()
 
     def _serve(self, connection: socket.socket) -> None:
         record = Connection(self.name, time.monotonic())
@@ -202,10 +203,13 @@ class SyslogReceiver:
         if self.mode == "refuse":  # it came while the door closed
             shut(connection)
         connection.settimeout(_HANG_SECONDS)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         rest = b""
         try:
-            while record.end is not End.RESET:
+            while True:
                 self._reading.wait()
+                if record.end is End.RESET:
+                    break
                 data = connection.recv(65536)
                 if not data:
                     break

@@ -1,7 +1,8 @@
 """Senders of numbered lines: over HTTP as log-shuttle does (frame ids, retries), and over TCP.
 
 An HTTP shipper sends one batch at a time and tries it again, the same bytes under the same id, until it is answered
-204; so its lines are in order, and once. A TCP shipper never sends a line twice: each connection is a producer.
+204; so its lines are in order, and once. After a failure the batch before is sent once more, as if its acknowledgement
+had been lost too. A TCP shipper never sends a line twice: each connection is a producer.
 """
 
 import base64
@@ -63,6 +64,7 @@ class HttpShipper:
         basic = "Basic " + base64.b64encode(f"token:{token}".encode()).decode()
         self._authorization = authorization or basic
         self._connection: http.client.HTTPConnection | None = None
+        self._last: tuple[bytes, dict[str, str]] | None = None
 
     def run(self, gate: Gate) -> None:
         """Send until told to stop."""
@@ -91,9 +93,13 @@ class HttpShipper:
         }
         body = b"".join(frames)
         again = self._chance.random() < 0.1  # sent once more though it was acknowledged, as if that had been lost
+        failed = False
         while not gate.given_up.is_set():
-            durable = self._try(body, headers)
+            if failed and (self._last is None or self._try(*self._last) is not None):
+                failed = False  # the batch before was sent once more too: the window holds over a restart
+            durable = None if failed else self._try(body, headers)
             if durable is None:
+                failed = True
                 self._journal.count("tries that failed")
                 time.sleep(self._chance.uniform(0.05, 0.3))
                 continue
@@ -102,8 +108,9 @@ class HttpShipper:
                 sent.acknowledged = time.monotonic()
             self._journal.count("requests acknowledged")
             if not again:
-                return
+                break
             again = False
+        self._last = body, headers
 
     def _try(self, body: bytes, headers: dict[str, str]) -> bool | None:
         """Whether more than memory has it; None when the request failed."""
