@@ -29,7 +29,7 @@ from ..config import Settings
 from ..errors import StoreError
 from ..ledger import Page, closed_page
 from . import forget, tables
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, checkpoint
 from .directory import DataDirectory
 from .reserve import Reserve, free_bytes
 from .sqlite import DatabaseThread
@@ -134,9 +134,8 @@ class Spool:
         try:
             await self.thread.run(tables.append, rows)
         except StoreError as exc:
-            if not await self._made_room(exc):
-                raise
-            await self.thread.run(tables.append, rows)
+            await self._failed(exc)
+            raise
         self._totals.update(totals)
         self.written.update(totals)
         self.checkpoints.wrote(work.bytes + _TRANSACTION_BYTES)
@@ -251,17 +250,21 @@ class Spool:
         state += [(int(tables.Kind.CLOSED), page.number, msgpack.packb(page.row)) for page in work.closed]
         return state, gone, b"".join([digest for digest, _ in work.ids])
 
-    async def _made_room(self, exc: StoreError) -> bool:
-        """A write failed: whether it is worth another try at once."""
+    async def _failed(self, exc: StoreError) -> None:
+        """A write failed: do what helps the next one."""
         if error_code(exc) in _DAMAGED:
             await self.thread.run(lambda _: self._directory.note_damaged())
             log.error("spool_damaged", reason=str(exc), then="it is set aside at the next start")
-        if not is_full(exc):
-            return False
-        self.full.set()
-        given_up = await self.thread.run(lambda _: self.reserve.give_up())
+        if is_full(exc) and not self.full.is_set():
+            if await self.thread.run(self._give_up_reserve):
+                log.error("disk_full", given_up=str(self.reserve.path))
+            self.full.set()
+
+    def _give_up_reserve(self, connection: sqlite3.Connection) -> bool:
+        """In the thread: what the log holds gets the room first, so that the log can begin again for deleting."""
+        given_up = self.reserve.give_up()
         if given_up:
-            log.error("disk_full", given_up=str(self.reserve.path))
+            checkpoint(connection)
         return given_up
 
 
