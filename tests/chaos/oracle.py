@@ -12,7 +12,7 @@
 Tested with planted violations (tests/chaos/test_oracle.py).
 """
 
-from .journal import Answer, Connection, Delivery, Journal, Run, Sent
+from .journal import Answer, Connection, Delivery, End, Journal, Run, Sent
 from .lines import Line, Name, name_of, told
 from .timeline import Timeline
 from .views import check_histories, check_ledgers, check_tails
@@ -143,7 +143,11 @@ def _walk_connections(journal: Journal, connections: list[Connection], timeline:
     for connection in sorted(connections, key=lambda connection: connection.opened):
         lines = [found for _, found in connection.lines]
         position = _anchor(lines, timeline)
+        if position is None and lines and timeline.matches(end, lines[0]):
+            position = end  # only lines of the server's own, which have no number
         if position is None:
+            if connection.end is End.RESET:
+                before = connection  # what it had was thrown away unread
             continue
         first = position
         for at, found in connection.lines:
@@ -172,7 +176,7 @@ def _walk_connections(journal: Journal, connections: list[Connection], timeline:
                     f"{connection.drain}: {first} came again, read {before.ended - read_at[first]:.2f} s "
                     f"before the connection with it ended"
                 )
-            if before.end.value == "reset":
+            if before.end is End.RESET:
                 taken.excused.update(_unread(range(end, first), timeline))
         for at, index in zip((at for at, _ in connection.lines), range(first, position), strict=False):
             read_at[index] = at
