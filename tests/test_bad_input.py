@@ -152,6 +152,19 @@ def test_a_body_over_the_limit_is_413_without_being_read_to_its_end(server: Serv
     assert memory(server) - before < 40 * MB
 
 
+def test_bodies_that_are_cut_off_or_refused_leave_no_memory_behind(server: Server, inputs: Inputs) -> None:
+    token = server.create("cut")["app"]
+    head = HEAD + b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n" % (token.encode(), 10 * MB)
+    before = memory(server)
+    for _ in range(15):
+        assert exchange(server, head + b"x" * 9 * MB, end=True) == b""
+        assert memory(server) - before < 40 * MB
+    for _ in range(15):
+        assert inputs.post(b"1 a" * 1000 + b"x" * 9 * MB, basic("token", token)).status == 400
+        assert memory(server) - before < 40 * MB
+    assert server.read("cut") == []
+
+
 def test_a_bomb_is_413_in_bounded_time_and_memory(server: Server, inputs: Inputs) -> None:
     token = server.create("bomb")["app"]
     member = zlib.compressobj(9, wbits=31)

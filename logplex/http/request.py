@@ -199,6 +199,7 @@ class Request:
         """Called by the server when the handler has ended."""
         if self._stream is not None and self._stream.broken:
             self.persistent = False
+        self._parser.body = []  # nobody takes it any more, and the parser's end waits for gc: llhttp's refers to it
         self._release()
 
     def _release(self) -> None:
