@@ -31,6 +31,7 @@ from .spec import DrainSpec
 from .state import DrainState, Untold
 from .status import Failure
 
+_TURN_BYTES = 4 * 1024 * 1024  # of the ring in a turn: as much as all inputs may take in one
 _MARKS = 256  # not yet settled sends; then the kernel is asked, so that they stay few
 _SETTLE_SECONDS = 0.05  # first look at whether a connection after a failure works
 _LAST_SECONDS = 10.0  # for the last bytes before an idle connection is closed
@@ -243,8 +244,15 @@ class SyslogDelivery(Delivery):
                 self.settle()
 
     async def _catch_up(self, link: Link) -> None:
-        """Send what follows from ring or spool, a batch's worth."""
-        rendered, app, size = self.site.rendered, self.channel.id, self.site.limits.batch_bytes
+        """Send what follows: all that the kernel takes of the ring, or a piece of the spool."""
+        limits = self.site.limits
+        size = limits.batch_bytes
+        if self._plain and not self._untold:
+            if self._send_recent(link):
+                await trio.lowlevel.checkpoint()
+                return
+            size = limits.max_batch_bytes
+        rendered, app = self.site.rendered, self.channel.id
         held = await rendered.take(app, size)
         try:
             batches = await self.take(size)
@@ -257,6 +265,27 @@ class SyslogDelivery(Delivery):
         taken = link.send(data) if data else 0
         self._keep(data, taken)
         await trio.lowlevel.checkpoint()
+
+    def _send_recent(self, link: Link) -> bool:
+        """Send what the ring holds while the kernel takes it, a turn's worth; False when the ring does not hold it.
+
+        An input takes megabytes in a turn, so a drain that took a batch a turn would never catch up with it.
+        """
+        begin = self._bytes
+        while self._bytes - begin < _TURN_BYTES and self._rest is None:
+            batches = self.channel.recent(self.sent, self.site.limits.batch_bytes)
+            if batches is None:
+                return self._bytes > begin
+            batches = self.bounded(batches)
+            if not batches:
+                break
+            for batch in batches:
+                data = self._rendered(batch)
+                taken = link.send(data) if data else 0
+                if taken < len(data):
+                    self._keep(data, taken)
+                    break
+        return True
 
     def _loss(self) -> bytes:
         """L10, if there is a loss that this connection has not told."""

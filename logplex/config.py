@@ -60,8 +60,8 @@ class Settings:
     history_seconds: int = _setting(7 * 86400, "age at which lines are forgotten (a week, as Heroku)")
     channel_bytes: int = _setting(256 * MIB, "spool of one channel")
     spool_bytes: int = _setting(10 * GIB, "spool of all channels; at most half the free space is taken")
-    ring_lines: int = _setting(20_000, "newest lines of a channel held in memory")
-    ring_bytes: int = _setting(4 * MIB, "newest lines of a channel held in memory")
+    ring_lines: int = _setting(65_536, "newest lines of a channel held in memory: what all inputs take in a few turns")
+    ring_bytes: int = _setting(16 * MIB, "newest lines of a channel held in memory")
     rings_bytes: int = _setting(256 * MIB, "all rings together")
 
     # Inputs.
