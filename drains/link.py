@@ -165,22 +165,18 @@ class SocketLink:
 class TlsLink(SocketLink):
     """A socket after its TLS handshake."""
 
-    __slots__ = ("_tls", "locked")
+    __slots__ = ("_tls", "locked", "version")
 
     def __init__(self, sock: ssl.SSLSocket, poller: Poller) -> None:
         super().__init__(sock, poller)
         self._tls = sock
+        self.version = sock.version() or ""  # what was agreed on: after an alert the socket itself knows none
         self.locked = 0
 
     @property
     def accepted(self) -> bool:  # type: ignore[override] # a plain socket has no second thoughts
         session = self._tls.session
-        return self._tls.version() != "TLSv1.3" or (session is not None and session.has_ticket)
-
-    @property
-    def version(self) -> str:
-        """The version of TLS that was agreed on."""
-        return self._tls.version() or ""
+        return self.version != "TLSv1.3" or (session is not None and session.has_ticket)
 
     def send(self, data: Buffer) -> int:
         view = memoryview(data)
