@@ -78,23 +78,29 @@ class Bodies:
             self._ledger.duplicates += 1
             return Outcome.MEMORY if self._committer.in_memory else Outcome.DONE
         way = self._routing.way(principal)
-        if not (dropped or lost) and self._take_at_once(body, way, expected):
-            return await self._committed(claim)
+        part: Part | None = None
         try:
-            part = await self._read_body(body, way)
-            if expected is not None and expected != part.frames:
-                if not lenient:
-                    self._ledger.drop("count_mismatch", part.frames)
-                    raise CountMismatch
-                self._ledger.count_mismatches += 1
+            if dropped or lost or not self._take_at_once(body, way, expected):
+                part = await self._read_body(body, way)
+                self._check_count(part, expected, lenient=lenient)
         except BaseException:
             if claim is not None:
                 self._window.forget(claim)
             raise
-        self._committer.current.absorb(part.group)
-        self._routing.count(part)
-        self._shipper_losses(principal, part, dropped, lost)
+        if part is not None:
+            self._committer.current.absorb(part.group)
+            self._routing.count(part)
+            self._shipper_losses(principal, part, dropped, lost)
         return await self._committed(claim)
+
+    def _check_count(self, part: Part, expected: int | None, *, lenient: bool) -> None:
+        """Compare with `Logplex-Msg-Count`, before splitting (protocol section 3)."""
+        if expected is None or expected == part.frames:
+            return
+        if not lenient:
+            self._ledger.drop("count_mismatch", part.frames)
+            raise CountMismatch
+        self._ledger.count_mismatches += 1
 
     def _take_at_once(self, body: bytes, way: Way, expected: int | None) -> bool:
         """Take a body that the quick path takes whole, straight into the open group; nothing of any other."""

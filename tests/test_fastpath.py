@@ -173,3 +173,23 @@ def test_the_quick_path_takes_all_that_common_senders_write() -> None:
         return sum(seen)
 
     assert trio.run(strict_frames) == 0
+
+
+def test_a_request_that_breaks_on_the_quick_path_may_be_tried_again_under_its_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = b"99 <13>1 cut off"
+
+    def broken(*_: object) -> tuple[int, str]:
+        raise RuntimeError("a bug")
+
+    async def tried_twice() -> None:
+        made = await core()
+        with monkeypatch.context() as patch:
+            patch.setattr(bodies, "scan", broken)
+            with pytest.raises(RuntimeError, match="a bug"):
+                await made.router.take_body(body, EVERYONE, expected=None, request_id="once")
+        with trio.fail_after(1), pytest.raises(MalformedBody):
+            await made.router.take_body(body, EVERYONE, expected=None, request_id="once")
+
+    trio.run(tried_twice)
