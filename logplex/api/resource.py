@@ -26,7 +26,6 @@ from ..registry import ChannelRecord, Principal
 from .guard import BadPayload, authenticate, base_url, read_json, refuse_foreign_pages
 from .services import Services
 
-NOT_AUTHORIZED = "Not Authorized"
 DISABLED = "Service Temporarily Disabled"
 READ_ONLY = "Logplex API temporarily in read-only mode"
 PRIVATE = {
