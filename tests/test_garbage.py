@@ -83,7 +83,7 @@ async def test_a_full_collection_comes_when_the_server_has_doubled(
         live[0] *= 0.75
 
     nursery.start_soon(lambda: collect_when_grown(live=lambda: int(live[0]), collect=collect))
-    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(LOOK_SECONDS / 2)  # between two looks
     for blocks in (1000, 1999, 1500, 1000 * GROWTH, 2999, 500, 1500 * GROWTH):
         live[0] = blocks
         await trio.sleep(LOOK_SECONDS)
