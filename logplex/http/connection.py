@@ -1,6 +1,8 @@
 """One client's connection: requests in, one after the other, an answer to each.
 
 * A request is read only when the one before is answered; what a client sends ahead stays in the kernel.
+* A request that came as a whole, to a handler that can do without waiting (`routes.Immediate`), costs no task switch:
+  it is taken when its bytes are seen, and answered when its reply is called. The task does everything else.
 * The connection goes on only after an orderly request with an orderly answer. After everything else — a parse
   error, an answer before the body's end, a stream that broke, a crash — it is closed.
 * It is closed so that the answer arrives: our side first, then what the client still sends is thrown away for a
@@ -10,6 +12,7 @@
 
 import re
 import ssl
+from functools import partial
 
 import structlog
 import trio
@@ -19,7 +22,7 @@ from . import answer
 from .parser import RequestParser
 from .refusal import ClientGone, Refusal
 from .request import Request, Shared
-from .routes import Routes
+from .routes import Handler, Routes
 from .wire import Wire
 
 LINGER_SECONDS = 2.0  # and
@@ -35,15 +38,39 @@ class Connection:
     `busy` says that a request has begun and is not yet answered.
     """
 
-    __slots__ = ("_peer", "_served", "_shared", "_siblings", "busy", "wire")
+    __slots__ = (
+        "_broken",
+        "_in_a_row",
+        "_parsed",
+        "_parser",
+        "_peer",
+        "_request",
+        "_rest",
+        "_routes",
+        "_secure",
+        "_served",
+        "_shared",
+        "_siblings",
+        "_then",
+        "busy",
+        "wire",
+    )
 
     def __init__(self, wire: Wire, shared: Shared, peer: str, siblings: "set[Connection]") -> None:
         self.wire = wire
         self.busy = False
+        self._parser: RequestParser
+        self._routes: Routes
+        self._secure = False
         self._served = False  # a request at least
         self._peer = peer
         self._shared = shared
         self._siblings = siblings  # all connections of the server, among which it is as long as it is open
+        self._rest, self._parsed = b"", 0  # what was read behind a request, and how far it is parsed
+        self._in_a_row = 0  # requests that were read together
+        self._request: Request | None = None  # what was taken at once and is not answered
+        self._then: Handler | None = None  # how the task is to go on with it
+        self._broken: Refusal | ClientGone | None = None  # why it cannot go on
         siblings.add(self)
 
     def idle_seconds(self, now: float) -> float:
@@ -57,53 +84,26 @@ class Connection:
     async def run(self, routes: Routes, context: ssl.SSLContext | None) -> None:
         """Serve the connection until its end, and close it."""
         wire, shared = self.wire, self._shared
-        settings = shared.settings
-        parser = RequestParser(settings.max_header_bytes)
-        rest, at = b"", 0  # what was read behind a request, and how far it is parsed
-        in_a_row = 0
+        self._routes = routes
+        self._secure = context is not None
+        self._parser = parser = RequestParser(shared.settings.max_header_bytes)
         try:
             if context is not None:
                 await self._shake_hands(context)
-            wire.due_in(settings.header_seconds)  # who connects has a request to make
-            while True:
-                if rest:
-                    in_a_row += 1
-                    if in_a_row % REQUESTS_IN_A_ROW == 0:
-                        await trio.lowlevel.checkpoint()
-                    at = parser.feed(rest, at, len(rest))
-                    if at == len(rest):
-                        rest, at = b"", 0
-                    if parser.head is None:
-                        wire.due_in(settings.header_seconds)
-                while parser.head is None:
-                    count = await wire.receive(shared.buffer)
-                    if count == 0:
-                        if parser.started and wire.overdue and not shared.stopping:
-                            raise Refusal(408, "http_slow_header", "Request header too slow")
-                        return
-                    end = parser.feed(shared.buffer, 0, count)
-                    if end < count:
-                        rest = bytes(memoryview(shared.buffer)[end:count])
-                    if not self.busy:
-                        self.busy = True
-                        if parser.head is None:
-                            wire.due_in(settings.header_seconds)
-                wire.not_due()
-                request = Request(parser.head, parser, wire, shared, peer=self._peer, secure=context is not None)
-                await self._answer(request, routes)
+            wire.due_in(shared.settings.header_seconds)  # who connects has a request to make
+            while (request := await self._next_request()) is not None:
+                await self._answer(request, self._then or routes.find(request.path))
+                self._request = self._then = None
                 if not request.persistent:
-                    if not parser.complete or rest:
+                    if not parser.complete or self._rest:
                         await self._linger()
                     else:
                         wire.say_goodbye()
                     return
-                rest = rest or request.take_rest()  # never both: a body is read on only when all was parsed
-                parser.reset()
-                self._served = True
-                self.busy = bool(rest)
-                if shared.stopping and not rest:
+                self._rest = self._rest or request.take_rest()  # never both: a body is read on when all was parsed
+                self._answered()
+                if shared.stopping and not self._rest:
                     return
-                wire.due_in(settings.idle_connection_seconds)
         except Refusal as refusal:
             await self._refuse(refusal)
         except ClientGone:
@@ -112,8 +112,114 @@ class Connection:
             shared.ledger.refuse("crash")
             log.error("connection_crashed", exc_info=error)
         finally:
+            self._request = None
             wire.close()
             self._siblings.discard(self)
+
+    async def _next_request(self) -> Request | None:
+        """The next request that needs the task, as soon as its head is there; None at the end of the connection."""
+        parser, wire, shared = self._parser, self.wire, self._shared
+        if self._rest:
+            await self._parse_rest()
+        elif not self._secure:
+            await wire.wait_for_input(self._take_at_once)
+            if self._broken is not None:
+                raise self._broken
+            if self._request is not None:
+                return self._request
+        while parser.head is None:
+            count = await wire.receive(shared.buffer)
+            if count == 0:
+                if parser.started and wire.overdue and not shared.stopping:
+                    raise Refusal(408, "http_slow_header", "Request header too slow")
+                return None
+            self._parse(count)
+        wire.not_due()
+        return Request(parser.head, parser, wire, shared, peer=self._peer, secure=self._secure)
+
+    async def _parse_rest(self) -> None:
+        """Parse what was read behind the request before."""
+        rest, parser = self._rest, self._parser
+        self._in_a_row += 1
+        if self._in_a_row % REQUESTS_IN_A_ROW == 0:
+            await trio.lowlevel.checkpoint()
+        self._parsed = parser.feed(rest, self._parsed, len(rest))
+        if self._parsed == len(rest):
+            self._rest, self._parsed = b"", 0
+        if parser.head is None:
+            self.wire.due_in(self._shared.settings.header_seconds)
+
+    def _parse(self, count: int) -> None:
+        """Parse what was read; what is behind the request's end is kept."""
+        buffer, parser = self._shared.buffer, self._parser
+        end = parser.feed(buffer, 0, count)
+        if end < count:
+            self._rest = bytes(memoryview(buffer)[end:count])
+        if not self.busy:
+            self.busy = True
+            if parser.head is None:
+                self.wire.due_in(self._shared.settings.header_seconds)
+
+    def _answered(self) -> None:
+        """The request is answered, and the connection goes on."""
+        self._parser.reset()
+        self._served = True
+        self.busy = bool(self._rest)
+        self.wire.due_in(self._shared.settings.idle_connection_seconds)
+
+    # Without the task: a request that is there as a whole, and that needs no waiting but for its answer.
+
+    def _take_at_once(self) -> bool:
+        """Called when something is readable while the task waits for a request; False: the task has to see to it."""
+        if self._request is not None:
+            return True  # what a client sends before it has its answer waits
+        wire, parser, shared = self.wire, self._parser, self._shared
+        try:
+            count = wire.receive_nowait(shared.buffer)
+            if count is None:
+                return True
+            if count == 0:
+                return False
+            self._parse(count)
+        except (Refusal, ClientGone) as error:
+            self._broken = error
+            return False
+        if not parser.complete or parser.head is None or self._rest:
+            return False
+        take = self._routes.at_once(parser.head.path)
+        if take is None:
+            return False
+        wire.not_due()
+        self._request = Request(parser.head, parser, wire, shared, peer=self._peer, secure=False)
+        try:
+            then = take(self._request, self._reply)
+        except Exception as error:  # noqa: BLE001 - raised again, and answered, in the task
+            then = partial(_raise, error)
+        if then is not None:
+            self._then = then
+        return self._then is None
+
+    def _reply(self, status: int, headers: answer.Headers = ()) -> None:
+        """The answer of what was taken at once; what has to wait, or ends the connection, is left to the task."""
+        request, wire = self._request, self.wire
+        if request is None:
+            return  # the connection was cancelled meanwhile
+        if not request.persistent or self._shared.stopping:
+            self._then = partial(Request.respond, status=status, headers=headers)
+        else:
+            try:
+                if not request.respond_nowait(status, headers):
+                    self._then = Request.finish
+            except Exception as error:  # noqa: BLE001 - who calls us answers many
+                self._then = partial(_raise, error)
+        if self._then is not None:
+            wire.wake()
+            return
+        self._request = None
+        request.end()
+        self._answered()
+        if wire.readable:
+            wire.wake()
 
     async def _shake_hands(self, context: ssl.SSLContext) -> None:
         try:
@@ -122,9 +228,9 @@ class Connection:
             self._shared.ledger.refuse("tls_handshake")
             raise
 
-    async def _answer(self, request: Request, routes: Routes) -> None:
+    async def _answer(self, request: Request, handler: Handler) -> None:
         try:
-            await routes.find(request.path)(request)
+            await handler(request)
             if not request.answered:
                 raise AssertionError("the handler has not answered")
         except ClientGone:
@@ -163,6 +269,10 @@ class Connection:
         until = wire.received + LINGER_BYTES
         while wire.received < until and await wire.receive(self._shared.buffer):
             await trio.lowlevel.checkpoint()
+
+
+async def _raise(error: Exception, _request: Request) -> None:
+    raise error
 
 
 def _headers(error: ClientError) -> answer.Headers:

@@ -55,6 +55,7 @@ class Request:
         "_rest",
         "_shared",
         "_stream",
+        "_unsent",
         "_wire",
         "answered",
         "head",
@@ -80,6 +81,7 @@ class Request:
         self.answered = False  # the head of the answer was sent, or begun to be
         self.persistent = head.keep_alive  # whether the connection goes on after the answer
         self._rest = b""  # bytes of the requests behind this one
+        self._unsent: memoryview | None = None
         self._parser = parser
         self._wire = wire
         self._shared = shared
@@ -97,11 +99,7 @@ class Request:
             if self.head.length is not None and self.head.length > limit:
                 raise TooLarge("Request body too large")
             await self._read_body(limit, principal or self.peer)
-        if parser.body_bytes > limit:
-            raise TooLarge("Request body too large")
-        pieces = parser.body
-        parser.body = []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return self.whole_body(limit)
 
     async def hold(self, count: int, *, principal: Hashable = None) -> None:
         """Count memory that the request needs beside its body, as inflated bytes; given back with the answer.
@@ -147,8 +145,23 @@ class Request:
                 wire.deadline = shared.clock() + left  # the client is not slow while we do not read
         wire.not_due()
 
+    def whole_body(self, limit: int) -> bytes:
+        """The body where all of it was read with the head; once. Raises TooLarge."""
+        parser = self._parser
+        assert parser.complete, "the body is not there yet"
+        if parser.body_bytes > limit:
+            raise TooLarge("Request body too large")
+        pieces = parser.body
+        parser.body = []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     async def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
         """Answer; returns when the kernel has all of it. Raises ClientGone, and ValueError for unsendable headers."""
+        self.respond_nowait(status, headers, body)
+        await self.finish()
+
+    def respond_nowait(self, status: int, headers: Headers = (), body: bytes = b"") -> bool:
+        """Answer as far as the kernel takes it: whether that is all; if not, `finish` goes on. Raises as `respond`."""
         assert not self.answered, "a request is answered once"
         shared = self._shared
         if not self._parser.complete or shared.stopping:
@@ -161,8 +174,17 @@ class Request:
             self.answered = True
         sent = self._wire.send_nowait(data)
         if sent < len(data):
-            await self._wire.send(memoryview(data)[sent:])
+            self._unsent = memoryview(data)[sent:]
+            return False
         self._release()
+        return True
+
+    async def finish(self) -> None:
+        """Send what is left of an answer. Raises ClientGone."""
+        if self._unsent is not None:
+            unsent, self._unsent = self._unsent, None
+            await self._wire.send(unsent)
+            self._release()
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> bytes:
         head = answer.start(status, headers, self._shared.date)

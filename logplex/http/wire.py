@@ -36,6 +36,7 @@ class Wire:
     """
 
     __slots__ = (
+        "_at_once",
         "_clock",
         "_ended",
         "_mark",
@@ -56,6 +57,7 @@ class Wire:
         self._poller = poller
         self._clock = clock
         self._task: Task | None = None
+        self._at_once: Callable[[], bool] | None = None
         self._readable = False  # a read may find something
         self._ended = False  # the client has sent its last
         self.deadline = math.inf
@@ -73,9 +75,11 @@ class Wire:
             self._readable = True
             if events & ENDED:
                 self._ended = True
-        if self._task is not None:
-            reschedule(self._task)
-            self._task = None
+        if self._task is None:
+            return
+        at_once = self._at_once
+        if at_once is None or (self._readable and not at_once()):
+            self.wake()
 
     def wake(self) -> None:
         """Have `wait` return."""
@@ -88,6 +92,17 @@ class Wire:
         assert self._task is None, "one task at a time waits for a wire"
         self._task = current_task()
         await wait_task_rescheduled(self._abort)
+
+    async def wait_for_input(self, at_once: Callable[[], bool]) -> None:
+        """Until there is something to read, or nothing ever will be; but `at_once` is called first, and what it sees
+        to (True) ends no wait. It may end it with `wake`."""
+        if self._readable or self.overdue:
+            return
+        self._at_once = at_once
+        try:
+            await self.wait()
+        finally:
+            self._at_once = None
 
     def _abort(self, _raise_cancel: Any) -> Abort:
         self._task = None
@@ -121,6 +136,11 @@ class Wire:
 
     # Bytes.
 
+    @property
+    def readable(self) -> bool:
+        """Whether a read may find something without a wait."""
+        return self._readable
+
     async def shake_hands(self, context: ssl.SSLContext, seconds: float) -> None:
         """Become the server's side of a TLS connection. Raises ClientGone."""
         try:
@@ -151,19 +171,25 @@ class Wire:
                 self._task = current_task()
                 await wait_task_rescheduled(self._abort)
                 continue
-            try:
-                count = self._socket.recv_into(buffer)
-            except WOULD_BLOCK:
-                self._readable = False
-                continue
-            except OSError as exc:
-                raise ClientGone from exc
-            # A read that does not fill the buffer has emptied the kernel's (epoll(7), question 9), but not OpenSSL's.
-            if count < len(buffer) and not self._secure and not self._ended:
-                self._readable = False
-            self.received += count
-            return count
+            count = self.receive_nowait(buffer)
+            if count is not None:
+                return count
         return 0
+
+    def receive_nowait(self, buffer: bytearray) -> int | None:
+        """As `receive`, without a wait: None when there is nothing to read."""
+        try:
+            count = self._socket.recv_into(buffer)
+        except WOULD_BLOCK:
+            self._readable = False
+            return None
+        except OSError as exc:
+            raise ClientGone from exc
+        # A read that does not fill the buffer has emptied the kernel's (epoll(7), question 9), but not OpenSSL's.
+        if 0 < count < len(buffer) and not self._secure and not self._ended:
+            self._readable = False
+        self.received += count
+        return count
 
     def discard(self, buffer: bytearray, most: int) -> bool:
         """Read and throw away what is there; False at the end of input. Raises ClientGone, also over `most` bytes."""
