@@ -9,6 +9,8 @@ Rules (protocol section 3):
 """
 
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -75,23 +77,71 @@ class Bodies:
         await self._committer.room()
         claim = await self._claim(principal, request_id, body) if request_id else None
         if isinstance(claim, Duplicate):
-            self._ledger.duplicates += 1
-            return Outcome.MEMORY if self._committer.in_memory else Outcome.DONE
-        way = self._routing.way(principal)
-        part: Part | None = None
+            return self._repeated()
+        if dropped or lost or not self._take_quickly(body, principal, claim, expected):
+            return await self._take_slowly(body, principal, claim, expected, lenient, dropped, lost)
+        return await self._commit(claim).settled()
+
+    def take_at_once(
+        self,
+        body: bytes,
+        principal: Principal,
+        done: Callable[[Outcome], None],
+        *,
+        expected: int | None,
+        lenient: bool = False,
+        request_id: str | None = None,
+        dropped: int = 0,
+        lost: int = 0,
+    ) -> Callable[[], Awaitable[Outcome]] | None:
+        """As `take`, where nothing has to be waited for but the commit: `done` is called with its outcome.
+
+        It may be called before this returns, and must neither wait nor raise. Where more has to be waited for, returns
+        what has to be called and awaited instead.
+        """
+        committer = self._committer
+        if (
+            committer.uncommitted_bytes <= committer.max_uncommitted_bytes
+            and committer.hold_seconds == math.inf
+            and not (dropped or lost)
+        ):
+            claim = self._window.begin(principal.id, request_id, body) if request_id else None
+            if isinstance(claim, Duplicate):
+                done(self._repeated())
+                return None
+            if not isinstance(claim, Pending):
+                if self._take_quickly(body, principal, claim, expected):
+                    self._commit(claim).when_settled(done)
+                    return None
+                return partial(self._take_slowly, body, principal, claim, expected, lenient, 0, 0)
+        return partial(self._take, body, principal, expected, lenient, request_id, dropped, lost)
+
+    def _repeated(self) -> Outcome:
+        self._ledger.duplicates += 1
+        return Outcome.MEMORY if self._committer.in_memory else Outcome.DONE
+
+    async def _take_slowly(
+        self,
+        body: bytes,
+        principal: Principal,
+        claim: First | None,
+        expected: int | None,
+        lenient: bool,
+        dropped: int,
+        lost: int,
+    ) -> Outcome:
+        """Take a body that the quick path does not take whole."""
         try:
-            if dropped or lost or not self._take_at_once(body, way, expected):
-                part = await self._read_body(body, way)
-                self._check_count(part, expected, lenient=lenient)
+            part = await self._read_body(body, self._routing.way(principal))
+            self._check_count(part, expected, lenient=lenient)
         except BaseException:
             if claim is not None:
                 self._window.forget(claim)
             raise
-        if part is not None:
-            self._committer.current.absorb(part.group)
-            self._routing.count(part)
-            self._shipper_losses(principal, part, dropped, lost)
-        return await self._committed(claim)
+        self._committer.current.absorb(part.group)
+        self._routing.count(part)
+        self._shipper_losses(principal, part, dropped, lost)
+        return await self._commit(claim).settled()
 
     def _check_count(self, part: Part, expected: int | None, *, lenient: bool) -> None:
         """Compare with `Logplex-Msg-Count`, before splitting (protocol section 3)."""
@@ -102,8 +152,16 @@ class Bodies:
             raise CountMismatch
         self._ledger.count_mismatches += 1
 
-    def _take_at_once(self, body: bytes, way: Way, expected: int | None) -> bool:
+    def _take_quickly(self, body: bytes, principal: Principal, claim: First | None, expected: int | None) -> bool:
         """Take a body that the quick path takes whole, straight into the open group; nothing of any other."""
+        try:
+            return self._scan_whole(body, self._routing.way(principal), expected)
+        except BaseException:
+            if claim is not None:
+                self._window.forget(claim)
+            raise
+
+    def _scan_whole(self, body: bytes, way: Way, expected: int | None) -> bool:
         if len(body) > SLICE_BYTES or not recognisable(body):
             return False
         group = self._committer.current
@@ -119,16 +177,18 @@ class Bodies:
         group.compact()
         return True
 
-    async def _committed(self, claim: First | None) -> Outcome:
-        """Wait until what was put into the open group is committed, the request's claim with it."""
+    def _commit(self, claim: First | None) -> Group:
+        """Have what was put into the open group committed, the request's claim with it: the group that will settle."""
         group = self._committer.current
         if claim is not None:
             group.ids.append(claim)
         if not group:  # an empty request, or nothing in it that could be routed
-            return Outcome.DONE
+            settled = Group()
+            settled.settle(Outcome.DONE)
+            return settled
         group.waiting = True
         self._committer.flush()
-        return await group.settled()
+        return group
 
     async def _claim(self, principal: Principal, request_id: str, body: bytes) -> First | Duplicate:
         while isinstance(claim := self._window.begin(principal.id, request_id, body), Pending):

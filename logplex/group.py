@@ -8,7 +8,7 @@ Invariants (a model test in tests/test_group.py):
 * A line is PARTS strings of its channel's list (fastpath.py); an `odd` one is its frame and empty strings.
 * Lines are joined into pieces while they are still in the processor's cache (`compact`); a list stays the same object.
 * Lines of one channel have the form that the channel had at the first of them; the `odd` ones are RAW.
-* Whoever waits for the group's commit waits on `settled`, which also says how it ended.
+* Whoever waits for the group's commit waits on `settled`, or is called by it; both also say how it ended.
 """
 
 from collections.abc import Callable, Iterable
@@ -64,7 +64,7 @@ class Group:
         "_odd",
         "_own",
         "_pieces",
-        "_settled",
+        "_told",
         "bytes",
         "entries",
         "ids",
@@ -86,7 +86,7 @@ class Group:
         self._forms: dict[Channel, Form] = {}
         self._odd: dict[Channel, dict[int, bool]] = {}  # index → tails only
         self._own: dict[Channel, int] = {}
-        self._settled: trio.Event | None = None
+        self._told: list[Callable[[Outcome], None]] = []
 
     def __bool__(self) -> bool:
         return bool(self._lines or self.ids or self.touched)
@@ -200,18 +200,26 @@ class Group:
     async def settled(self) -> Outcome:
         """Wait until the group has ended, one way or another."""
         if self.outcome is None:
-            if self._settled is None:
-                self._settled = trio.Event()
-            await self._settled.wait()
+            settled = trio.Event()
+            self.when_settled(lambda outcome: settled.set())
+            await settled.wait()
         assert self.outcome is not None
         return self.outcome
+
+    def when_settled(self, callback: Callable[[Outcome], None]) -> None:
+        """Have `callback` called when the group has ended, at once if it has; it must neither wait nor raise."""
+        if self.outcome is None:
+            self._told.append(callback)
+        else:
+            callback(self.outcome)
 
     def settle(self, outcome: Outcome) -> None:
         """Tell everybody who is held; only the first word counts."""
         if self.outcome is None:
             self.outcome = outcome
-            if self._settled is not None:
-                self._settled.set()
+            told, self._told = self._told, []
+            for callback in told:
+                callback(outcome)
 
     def _list(self, channel: Channel) -> list[str]:
         lines = self._lines.get(channel)

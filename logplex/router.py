@@ -32,7 +32,9 @@ class Router:
         self._committer = committer
         self._max_frame_bytes = max_frame_bytes
         self.routing = Routing(tokens=tokens, channels=channels, ledger=ledger)
-        self.take_body = Bodies(self.routing, committer, window, max_frame_bytes=max_frame_bytes).take
+        bodies = Bodies(self.routing, committer, window, max_frame_bytes=max_frame_bytes)
+        self.take_body = bodies.take
+        self.take_body_at_once = bodies.take_at_once
 
     def forget_routes(self) -> None:
         """A token, a channel or a permission has gone: learn everything again."""

@@ -9,14 +9,15 @@
 """
 
 import zlib
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, Protocol, TypedDict
 
 import trio
 
 from ..errors import ClientError, Forbidden, MalformedBody, TooLarge, Unavailable
 from ..group import Outcome
-from ..http import ClientGone, Refusal, Request
+from ..http import ClientGone, Handler, Headers, Refusal, Reply, Request
 from ..registry.records import Principal
 
 CONTENT_TYPES = frozenset((b"application/logplex-1", b"application/x-logplex-1"))
@@ -25,6 +26,18 @@ DEFLATED_SLICE_BYTES = 64 * 1024
 INFLATED_SLICE_BYTES = 256 * 1024
 MAX_GZIP_MEMBERS = 1000  # each costs a table of its own; pigz and log rotations write a few
 MAX_SHIPPER_LOSS = 10**9  # of one request; what a shipper says of itself must not overflow a counter
+
+
+_HEADERS: Final[dict[Outcome, Headers]] = {Outcome.DONE: (), Outcome.MEMORY: ((b"Logplex-Durability", b"memory"),)}
+
+
+class Said(TypedDict):
+    """What a request says of its body: how many messages, which request it is, what its sender lost before."""
+
+    expected: int | None
+    request_id: str | None
+    dropped: int
+    lost: int
 
 
 class Router(Protocol):
@@ -42,6 +55,20 @@ class Router(Protocol):
         lost: int,
     ) -> Outcome:
         """Accept all of a body; returns when it is committed. Raises MalformedBody, CountMismatch."""
+
+    def take_body_at_once(
+        self,
+        body: bytes,
+        principal: Principal,
+        done: Callable[[Outcome], None],
+        *,
+        expected: int | None,
+        lenient: bool,
+        request_id: str | None,
+        dropped: int,
+        lost: int,
+    ) -> Callable[[], Awaitable[Outcome]] | None:
+        """As `take_body` if only the commit has to be waited for: then `done` is called. Else: what to wait for."""
 
 
 class Registry(Protocol):
@@ -88,42 +115,49 @@ class Logs:
         if request.method != b"POST":
             await request.respond(405, ((b"Allow", b"POST"),))
             return
+        principal = self._known(request)
+        if principal is None:
+            authorization = request.headers.get(b"authorization")
+            principal = await self._registry.authenticate_slow(authorization, request.peer)
+        compressed = self._admit(request, principal)
+        body = await request.body(self._max_body_bytes, principal=principal.id)
+        if compressed and body:
+            body = await self._inflate(body, request, principal)
+        said = _said(request.headers)
+        await _answer(request, await self._router.take_body(body, principal, lenient=self._lenient, **said))
+
+    def at_once(self, request: Request, reply: Reply) -> Handler | None:
+        """Take a request whose body is there, if nothing has to be asked or inflated (`http.routes.Taker`)."""
+        if request.method != b"POST":
+            return self
+        principal = self._known(request)
+        if principal is None or self._admit(request, principal):
+            return self
+        body = request.whole_body(self._max_body_bytes)
+        done = partial(_reply, reply)
+        said = _said(request.headers)
+        further = self._router.take_body_at_once(body, principal, done, lenient=self._lenient, **said)
+        return None if further is None else partial(_answer_later, further)
+
+    def _known(self, request: Request) -> Principal | None:
+        """Who asks, as far as memory knows. Raises Unavailable."""
         if not self._is_open():
             raise Unavailable("Ingress is denied")
-        headers = request.headers
-        authorization = headers.get(b"authorization")
-        principal = self._registry.authenticate(authorization, request.peer) if authorization else None
-        if principal is None:
-            principal = await self._registry.authenticate_slow(authorization, request.peer)
+        authorization = request.headers.get(b"authorization")
+        return self._registry.authenticate(authorization, request.peer) if authorization else None
+
+    def _admit(self, request: Request, principal: Principal) -> bool:
+        """Refuse what may not come in; whether the body is compressed."""
         if not (principal.may_write_any or principal.channel_ids):
             raise Forbidden("Forbidden")
+        headers = request.headers
         drain_token = headers.get(b"logplex-drain-token")
         if drain_token and self._registry.is_drain_token(drain_token.decode("latin-1")):
             raise Refusal(403, "loop", "loop")
         content_type = headers.get(b"content-type", b"")
         if content_type not in CONTENT_TYPES and media_type(content_type) not in CONTENT_TYPES:
             raise UnsupportedMedia("Content-Type must be application/logplex-1")
-        compressed = is_gzip(headers.get(b"content-encoding"))
-        body = await request.body(self._max_body_bytes, principal=principal.id)
-        if compressed and body:
-            body = await self._inflate(body, request, principal)
-        request_id = headers.get(b"logplex-frame-id") or headers.get(b"x-request-id")
-        expected = headers.get(b"logplex-msg-count")
-        outcome = await self._router.take_body(
-            body,
-            principal,
-            expected=None if expected is None else _count(expected, otherwise=-1),
-            lenient=self._lenient,
-            request_id=request_id.decode("latin-1") if request_id else None,
-            dropped=min(_count(headers.get(b"logplex-drop-count", b"0")), MAX_SHIPPER_LOSS),
-            lost=min(_count(headers.get(b"logplex-lost-count", b"0")), MAX_SHIPPER_LOSS),
-        )
-        if outcome is Outcome.DONE:
-            await request.respond(204)
-        elif outcome is Outcome.MEMORY:
-            await request.respond(204, ((b"Logplex-Durability", b"memory"),))
-        else:
-            raise ClientGone
+        return is_gzip(headers.get(b"content-encoding"))
 
     async def _inflate(self, body: bytes, request: Request, principal: Principal) -> bytes:
         inflated = Inflation(self._max_body_bytes)
@@ -186,6 +220,31 @@ def is_gzip(encoding: bytes | None) -> bool:
     if encoding.lower() in (b"gzip", b"x-gzip"):
         return True
     raise UnsupportedMedia("Content-Encoding must be gzip")
+
+
+def _said(headers: dict[bytes, bytes]) -> Said:
+    request_id = headers.get(b"logplex-frame-id") or headers.get(b"x-request-id")
+    expected = headers.get(b"logplex-msg-count")
+    return {
+        "expected": None if expected is None else _count(expected, otherwise=-1),
+        "request_id": request_id.decode("latin-1") if request_id else None,
+        "dropped": min(_count(headers.get(b"logplex-drop-count", b"0")), MAX_SHIPPER_LOSS),
+        "lost": min(_count(headers.get(b"logplex-lost-count", b"0")), MAX_SHIPPER_LOSS),
+    }
+
+
+def _reply(reply: Reply, outcome: Outcome) -> None:
+    reply(204, _HEADERS[outcome])
+
+
+async def _answer(request: Request, outcome: Outcome) -> None:
+    if outcome is Outcome.HELD:
+        raise ClientGone
+    await request.respond(204, _HEADERS[outcome])
+
+
+async def _answer_later(further: Callable[[], Awaitable[Outcome]], request: Request) -> None:
+    await _answer(request, await further())
 
 
 def _count(value: bytes, *, otherwise: int = 0) -> int:

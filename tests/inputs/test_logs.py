@@ -2,8 +2,9 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,11 +31,14 @@ DRAIN_TOKEN = "d.00000000-0000-4000-8000-000000000000"
 class FakeRouter:
     """Remembers what it was given, and ends each request as the test says."""
 
+    immediate = False  # whether it takes bodies at once
+
     def __init__(self) -> None:
         self.taken: list[tuple[bytes, Principal]] = []
         self.options: list[dict[str, Any]] = []
         self.outcome = Outcome.DONE
         self.error: Exception | None = None
+        self.done: list[Callable[[Outcome], None]] = []
         self.held = trio.Event()
         self.held.set()
 
@@ -45,6 +49,27 @@ class FakeRouter:
         if self.error is not None:
             raise self.error
         return self.outcome
+
+    def take_body_at_once(
+        self, body: bytes, principal: Principal, done: Callable[[Outcome], None], **options: Any
+    ) -> Callable[[], Awaitable[Outcome]] | None:
+        if not self.immediate or self.outcome is Outcome.HELD:
+            return partial(self.take_body, body, principal, **options)
+        self.taken.append((body, principal))
+        self.options.append(options)
+        if self.error is not None:
+            raise self.error
+        self.done.append(done)
+        if self.held.is_set():
+            self.let_go()
+        return None
+
+    def let_go(self) -> None:
+        """The commit returns."""
+        self.held.set()
+        done, self.done = self.done, []
+        for callback in done:
+            callback(self.outcome)
 
 
 class FakeRegistry:
@@ -68,6 +93,12 @@ class FakeRegistry:
 
     def is_drain_token(self, token: str) -> bool:
         return token == DRAIN_TOKEN
+
+
+@pytest.fixture(autouse=True, params=["task", "at once"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test, with a router that has to wait, and with one that takes bodies at once."""
+    monkeypatch.setattr(FakeRouter, "immediate", request.param == "at once")
 
 
 class Input:
@@ -304,7 +335,7 @@ async def test_the_reply_is_held_while_the_router_holds() -> None:
             async def let_go() -> None:
                 await logs.running.until(lambda: logs.router.taken)
                 logs.running.later(1000.0)
-                logs.router.held.set()
+                logs.router.let_go()
 
             nursery.start_soon(let_go)
             assert (await logs.post()).status == 204

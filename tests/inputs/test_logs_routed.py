@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from logplex.catchup import Work
 from logplex.commit import Spool
@@ -13,7 +14,7 @@ from logplex.inputs.logs import Logs
 from logplex.registry.records import Principal, Token
 
 from ..core import EVERYONE, Core
-from ..http.client import HOST, Answer, Client, serving
+from ..http.client import HOST, Answer, Client, Running, serving
 
 TIME = b"2026-01-01T00:00:00+00:00"
 
@@ -43,7 +44,8 @@ def frames(*texts: bytes, app: bytes = b"app", framed: bytes = b"%d %b") -> byte
 
 
 class Shipper:
-    def __init__(self, core: Core, client: Client) -> None:
+    def __init__(self, core: Core, client: Client, running: Running) -> None:
+        self.running = running
         self.core = core
         self.token: Token = core.add_token(1)
         self.client = client
@@ -73,7 +75,7 @@ async def shipping(*, lenient: bool = False, spool: Spool | None = None) -> Asyn
     async with trio.open_nursery() as nursery:
         await nursery.start(core.committer.run)
         async with serving({b"/logs": logs}) as running, running.client() as client:
-            yield Shipper(core, client)
+            yield Shipper(core, client, running)
         assert core.balanced()
         nursery.cancel_scope.cancel()
 
@@ -84,6 +86,18 @@ class FailingSpool:
     async def append(self, work: Work) -> None:
         await trio.lowlevel.checkpoint()
         raise StoreError("disk I/O error")
+
+
+class SlowSpool:
+    """A disk that takes its time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.go_on = trio.Event()
+
+    async def append(self, work: Work) -> None:
+        self.asked += 1
+        await self.go_on.wait()
 
 
 async def test_what_is_acknowledged_is_there_for_readers() -> None:
@@ -151,3 +165,40 @@ async def test_a_repetition_of_what_is_in_memory_only_is_promised_no_more() -> N
             assert (answer.status, answer.headers.get("logplex-durability")) == (204, "memory")
         assert shipper.texts() == [b"one"]
         assert shipper.core.ledger.duplicates == 1
+
+
+async def test_a_retry_while_the_first_try_is_open_shares_its_outcome() -> None:
+    spool = SlowSpool()
+    async with shipping(spool=spool) as shipper, shipper.running.client() as client, trio.open_nursery() as nursery:
+        retry = Shipper(shipper.core, client, shipper.running)
+        retry.token = shipper.token
+        answers: list[int] = []
+
+        async def post(by: Shipper) -> None:
+            answers.append((await by.post(frames(b"one"), X_Request_Id="1")).status)
+
+        nursery.start_soon(post, shipper)
+        await shipper.running.until(lambda: spool.asked)
+        nursery.start_soon(post, retry)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert answers == []
+        spool.go_on.set()
+        await shipper.running.until(lambda: len(answers) == 2)
+        assert answers == [204, 204]
+        assert shipper.texts() == [b"one"]
+        assert shipper.core.ledger.duplicates == 1
+
+
+async def test_above_the_bound_of_what_is_not_committed_requests_wait_for_room() -> None:
+    spool = SlowSpool()
+    async with shipping(spool=spool) as shipper, shipper.running.client() as client, trio.open_nursery() as nursery:
+        other = Shipper(shipper.core, client, shipper.running)
+        other.token = shipper.token
+        nursery.start_soon(shipper.post, frames(b"one"))
+        await shipper.running.until(lambda: spool.asked)
+        shipper.core.committer.max_uncommitted_bytes = 0
+        nursery.start_soon(other.post, frames(b"two"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not shipper.core.committer.current
+        spool.go_on.set()
+        await shipper.running.until(lambda: shipper.texts() == [b"one", b"two"])
