@@ -5,8 +5,9 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 * Groups commit in the order in which they were filled; one is being written while the next fills.
 * Nobody sees a line, and no request is answered, before the commit of its group has returned; `durability none` has
   no spool and shows at once.
-* A group that somebody waits for is written as soon as the one before is on disk; others within `group_seconds`.
-  Cursors and counters that change without lines are written within `SAVE_SECONDS`.
+* A group that somebody waits for is written as soon as the one before is on disk; others after `QUICK_SECONDS`, those
+  of many channels later (a row costs as much as many lines), all within `group_seconds`. Cursors and counters that
+  change without lines are written within `SAVE_SECONDS`.
 * *Degraded* begins with a write error or a commit that is not back in time, is noted before anything is shown from
   memory, and ends without a restart. `accept` shows groups from memory; what the rings still hold is written on
   healing, the rest is a gap in the spool that readers count as lost. `refuse` shows nothing and tries the same group
@@ -30,6 +31,8 @@ from .group import Group, Outcome, Sealed
 
 log = structlog.get_logger()
 
+QUICK_SECONDS = 0.005  # what fills in it is still in the processor's cache when it is written
+CHANNEL_SECONDS = 0.0002  # of waiting that each channel of a group is worth
 RETRY_SECONDS = 1.0  # between tries of a failing store
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
 NOTE_SECONDS = 0.5  # a disk that hangs may hang the note too
@@ -150,11 +153,19 @@ class Committer:
                 if not self.current and not self._has_something_due():
                     continue
                 if self.current and not self.current.waiting:
-                    with trio.move_on_after(self._group_seconds):
-                        await self._urgent.wait()
+                    await self._fill()
                 self._filled = trio.Event()
                 self._urgent = trio.Event()
                 await self._commit()
+
+    async def _fill(self) -> None:
+        """Wait while more lines come into the group, until it is worth its commit or somebody waits for it."""
+        with trio.move_on_after(min(QUICK_SECONDS, self._group_seconds)):
+            await self._urgent.wait()
+        more = min(CHANNEL_SECONDS * len(self.current), self._group_seconds) - QUICK_SECONDS
+        if more > 0:
+            with trio.move_on_after(more):
+                await self._urgent.wait()
 
     async def finish(self) -> None:
         """Commit what is there, then cursors and counters as they are now; for a clean stop, with inputs closed.

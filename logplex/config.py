@@ -31,7 +31,7 @@ class Settings:
     """What one server runs with; immutable after the start."""
 
     # Where it lives and listens.
-    data_dir: str = _setting("./logplex-data", "directory of config.db, spool.db and the admin file", metavar="DIR")
+    data_dir: str = _setting("./logplex-data", "directory of config.db, the spool and the admin file", metavar="DIR")
     http: str = _setting("127.0.0.1:8001", "all HTTP: API, /logs, sessions, page", metavar="HOST:PORT")
     logs: str = _setting("", "HTTP with /logs, /sessions and health only", metavar="HOST:PORT")
     syslog: str = _setting("127.0.0.1:6001", "syslog over TCP", metavar="HOST:PORT")

@@ -91,6 +91,10 @@ class Group:
     def __bool__(self) -> bool:
         return bool(self._lines or self.ids or self.touched)
 
+    def __len__(self) -> int:
+        """How many channels have lines in it."""
+        return len(self._lines)
+
     def open(self, channel: Channel) -> tuple[Form, Callable[[Iterable[str]], None]]:
         """The form in which the channel's lines are to be rendered, and where their parts go."""
         lines = self._lines.get(channel)

@@ -336,6 +336,8 @@ async def _finish(node: _Node, settings: Settings, directory: DataDirectory) -> 
     try:
         with trio.fail_after(settings.commit_timeout_seconds * 2):
             await node.committer.finish()
+            if node.spool is not None:
+                await node.spool.sync()
     except (StoreError, trio.TooSlowError) as exc:
         log.error("stopped_with_lines_in_memory", reason=str(exc) or "the store does not answer")
         return

@@ -1,10 +1,12 @@
-"""Brings the spool's log (spool.db-wal) into spool.db, beside the commits.
+"""Brings the spool's log (spool.db-wal) into spool.db, and its segments to the disk, beside the commits.
 
 * SQLite's own checkpoint happens inside a commit, and that commit waits for two syncs; here a second connection in a
   thread of its own does it (PASSIVE: it never makes a writer wait).
 * The log begins again at its start once all of it is in the database and nobody reads it. Under steady writing that
   moment never comes by itself: above `LOG_BYTES` the writing thread does the last, small part.
 * So the log, which a start after a crash has to read, stays within about twice `LOG_BYTES`.
+* While anything is written it is all synced every `SYNC_SECONDS`: segments first, then the database notes up to which
+  row, then a checkpoint syncs that. A loss of power takes what is behind it, no more.
 """
 
 import sqlite3
@@ -14,42 +16,78 @@ import structlog
 import trio
 
 from ..errors import StoreError
+from .segments import Segments
 from .sqlite import DatabaseThread
-from .tables import LOCK_SECONDS, PAGE_BYTES
+from .tables import LOCK_SECONDS, PAGE_BYTES, note_synced
 
 log = structlog.get_logger()
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024  # written since the last
 LOG_BYTES = 32 * 1024 * 1024
+SYNC_SECONDS = 5.0
 
 
 class Checkpoints:
     """`wrote` after each commit, `run` beside them."""
 
-    def __init__(self, path: Path, writer: DatabaseThread) -> None:
+    def __init__(self, path: Path, writer: DatabaseThread, segments: Segments) -> None:
         self._path = path
         self._writer = writer
+        self._segments = segments
         self._written = 0
         self._due = trio.Event()
 
     def wrote(self, size: int) -> None:
-        """About so many bytes were committed."""
+        """About so many bytes were committed to the database."""
         self._written += size
         if self._written >= CHECKPOINT_BYTES:
             self._due.set()
 
     async def run(self) -> None:
-        """Checkpoint whenever enough was written, until cancelled."""
+        """Checkpoint when enough was written, and every SYNC_SECONDS if anything was, until cancelled."""
         async with DatabaseThread(lambda: _connect(self._path), "checkpoints") as thread:
+            next_sync = trio.current_time() + SYNC_SECONDS
             while True:
-                await self._due.wait()
-                self._due = trio.Event()
-                self._written = 0
+                with trio.move_on_at(next_sync):
+                    await self._due.wait()
                 try:
-                    if await thread.run(checkpoint) > LOG_BYTES:
-                        await self._writer.run(checkpoint)
+                    if trio.current_time() >= next_sync:
+                        next_sync = trio.current_time() + SYNC_SECONDS
+                        await self._sync(thread)
+                    if self._written:
+                        await self._checkpoint(thread)
                 except StoreError as exc:
                     log.warning("checkpoint_failed", reason=str(exc))
+
+    async def _checkpoint(self, thread: DatabaseThread) -> None:
+        self._due = trio.Event()
+        self._written = 0
+        if await thread.run(checkpoint) > LOG_BYTES:
+            await self._writer.run(checkpoint)
+
+    async def _sync(self, thread: DatabaseThread) -> None:
+        numbers, last_id = await self._writer.run(lambda _: self._segments.take_unsynced())
+        if not numbers:
+            return
+        try:
+            await thread.run(lambda _: self._segments.sync(numbers))
+        except StoreError:
+            await self._writer.run(lambda _: self._segments.unsynced.update(numbers))
+            raise
+        await self._writer.run(note_synced, last_id)
+
+
+async def sync_all(writer: DatabaseThread, segments: Segments) -> None:
+    """Sync what a loss of power would take, for a clean stop; raises StoreError."""
+
+    def sync(connection: sqlite3.Connection) -> None:
+        numbers, last_id = segments.take_unsynced()
+        if numbers:
+            segments.sync(numbers)
+            note_synced(connection, last_id)
+        checkpoint(connection)
+
+    await writer.run(sync)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

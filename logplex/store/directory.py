@@ -81,6 +81,11 @@ class DataDirectory:
             return False
         return bool(run.get("clean") or run["durability"] == "fsync" or run.get("boot") == _boot_id())
 
+    def lost_power(self) -> bool:
+        """Whether the machine went down under the last server, and what was not synced with it."""
+        run = self.last_run()
+        return bool(run) and run.get("boot") != _boot_id() and not run.get("clean")
+
     def begin_run(self, durability: str) -> None:
         """From now on a crash is a crash of this run."""
         self._run = {"durability": durability, "boot": _boot_id(), "started": time.time(), "clean": False}

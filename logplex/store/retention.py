@@ -8,14 +8,17 @@ Rules (design section 3; tests/store/test_retention.py):
 * A channel without history keeps what a drain has not passed yet, and no more.
 * Drains never hold deletion: what they have not read is theirs to tell as lost.
 * Every step is a small transaction (forget.py), so that a commit waits for one at most.
+* Its files may hold what no row refers to any more; over the bound the emptiest are cleaned (cleaning.py).
 * When the disk is full the bound becomes less than what is held, until there is space again; then the reserve is
   made again.
 * A jump of the wall clock stops forgetting by age until it has agreed with itself for an hour.
 """
 
+import sqlite3
 import time
 from collections.abc import Callable
 from heapq import heapify, heappop, heapreplace
+from typing import Concatenate, ParamSpec
 
 import structlog
 import trio
@@ -24,8 +27,9 @@ from ..channel import Channel, Channels
 from ..commit import Committer
 from ..config import Settings
 from ..errors import StoreError
-from . import forget, tables
+from . import cleaning, forget, tables
 from .reserve import SPARE_BYTES, free_bytes
+from .segments import Segments
 from .spool import Spool
 
 log = structlog.get_logger()
@@ -33,6 +37,9 @@ log = structlog.get_logger()
 LOOK_SECONDS = 2.0  # between two looks at the bounds
 CLOSED_SECONDS = 7 * 86400  # closed pages are kept for a week, as lines are
 JUMP_SECONDS = 3600.0  # of the wall clock: more than any daylight saving that a wrong zone makes
+
+
+P = ParamSpec("P")
 
 
 class Retention:
@@ -80,15 +87,15 @@ class Retention:
         for channel_id in tuple(self._spool.written):
             self._spool.written.discard(channel_id)
             await self._forget_of(channel_id)
-        if await self._used() > self._max_bytes * 9 // 10:
-            await self._forget_for_room()
+        if (await self._used()).held > self._max_bytes * 9 // 10:
+            await self._make_room()
 
     async def _look_at_the_disk(self) -> None:
         spool = self._spool
         if spool.full.is_set():
             spool.full = trio.Event()
             self._reserved = False
-            self._max_bytes = min(self._max_bytes, await self._used())
+            self._max_bytes = min(self._max_bytes, (await self._used()).held)
             log.warning("forgetting_for_room", bytes=self._max_bytes // 10)
         elif not self._reserved or self._max_bytes < spool.max_bytes:
             self._reserved = await trio.to_thread.run_sync(spool.reserve.make, limiter=self._limiter)
@@ -103,7 +110,7 @@ class Retention:
             page = await spool.saved_page(channel_id)
             if page is not None:
                 self._committer.close_page(page)
-            if await spool.thread.run(forget.forget_channel, channel_id):
+            if await spool.thread.run(forget.forget_channel, spool.segments, channel_id):
                 spool.removed.remove(channel_id)
 
     async def _forget_by_age(self) -> None:
@@ -112,7 +119,7 @@ class Retention:
         if wall is None:
             return
         before_ms = int((wall - self._settings.history_seconds) * 1000)
-        while self._forgotten(await run(forget.forget_old, before_ms)):
+        while self._forgotten(await self._forget(forget.forget_old, before_ms)):
             pass
         while await run(forget.forget_ids, wall - self._settings.duplicate_seconds):
             pass
@@ -123,19 +130,57 @@ class Retention:
             await run(tables.forget_state, tables.Kind.CLOSED, old)
 
     async def _forget_of(self, channel_id: int) -> None:
-        run = self._spool.thread.run
         channel = self._channels.get(channel_id)
         if channel is not None and channel.no_history:
             passed = self._passed(channel)
-            while self._forgotten(await run(forget.forget_before, channel_id, passed)):
+            while self._forgotten(await self._forget(forget.forget_before, channel_id, passed)):
                 pass
             if passed < channel.head:
                 self._spool.written.add(channel_id)
-        while self._forgotten(await run(forget.forget_beyond_bytes, channel_id, self._settings.channel_bytes)):
+        while self._forgotten(
+            await self._forget(forget.forget_beyond_bytes, channel_id, self._settings.channel_bytes)
+        ):
             pass
 
-    async def _forget_for_room(self) -> None:
+    async def _make_room(self) -> None:
+        """Forget until what is kept is three quarters of the bound, and clean until its files are within it."""
+        goal = self._max_bytes * 3 // 4
+        await self._forget_until(goal)
+        while (used := await self._used()).held > self._max_bytes * 9 // 10:
+            try:
+                cleaned = await self._spool.thread.run(cleaning.clean, self._spool.segments)
+            except StoreError as exc:  # there may be no room to move anything to
+                log.warning("cleaning_failed", reason=str(exc))
+                cleaned = False
+            if not cleaned:
+                goal = min(goal, used.live) - self._max_bytes // 16
+                if goal < 0:
+                    return
+                await self._forget_until(goal)
+
+    async def _forget_until(self, goal: int) -> None:
         """Biggest channel first; the list of them is made once, in small steps too."""
+        used = (await self._used()).live
+        if used <= goal:
+            return
+        biggest = await self._biggest()
+        while used > goal:
+            if biggest:
+                negative, channel_id, position = biggest[0]
+                forgotten = await self._forget(forget.forget_before, channel_id, position, used - goal)
+            else:
+                forgotten = await self._forget(forget.forget_oldest, used - goal)
+                if not forgotten:
+                    return
+            self._forgotten(forgotten)
+            before, used = used, (await self._used()).live
+            if biggest and not forgotten:
+                heappop(biggest)
+            elif biggest:
+                heapreplace(biggest, (negative + max(0, before - used), channel_id, position))
+
+    async def _biggest(self) -> list[tuple[int, int, int]]:
+        """A heap of what channels hold beyond their history: bytes (negative), channel, where the history begins."""
         run = self._spool.thread.run
         biggest: list[tuple[int, int, int]] = []
         found = [-1]
@@ -144,25 +189,18 @@ class Retention:
             for excess in await run(forget.excesses, found, self._settings.history_lines):
                 biggest.append((-excess.bytes, excess.channel_id, excess.position))
         heapify(biggest)
-        target = self._max_bytes * 7 // 8  # a little more than needed, so that the list is not made every time
-        before = used = await self._used()
-        while used > target:
-            if biggest:
-                negative, channel_id, position = biggest[0]
-                forgotten = await run(forget.forget_before, channel_id, position, used - target)
-            else:
-                forgotten = await run(forget.forget_oldest, used - target)
-                if not forgotten:
-                    return
-            self._forgotten(forgotten)
-            before, used = used, await self._used()
-            if biggest and not forgotten:
-                heappop(biggest)
-            elif biggest:
-                heapreplace(biggest, (negative + max(0, before - used), channel_id, position))
+        return biggest
 
-    async def _used(self) -> int:
-        return await self._spool.thread.run(forget.used_bytes)
+    async def _used(self) -> forget.Used:
+        return await self._spool.thread.run(forget.used, self._spool.segments)
+
+    async def _forget(
+        self,
+        step: Callable[Concatenate[sqlite3.Connection, Segments, P], forget.Forgotten],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> forget.Forgotten:
+        return await self._spool.thread.run(step, self._spool.segments, *args, **kwargs)
 
     def _forgotten(self, oldest: forget.Forgotten) -> bool:
         """Tell the readers of these channels; whether there were any."""

@@ -1,5 +1,7 @@
 """Lines, cursors, counters and request ids on disk: SQLite, one row a channel and batch, one transaction a group.
 
+The bytes of larger batches lie in files of their own beside it (segments.py).
+
 Rules (a Hypothesis state machine in tests/store/test_spool_model.py; power loss in tests/store/test_power_loss.py):
 
 * A transaction holds the lines of a group and everything that changes with them, or nothing of it.
@@ -28,10 +30,11 @@ from ..channel import Place, channel_epoch
 from ..config import Settings
 from ..errors import StoreError
 from ..ledger import Page, closed_page
-from . import forget, tables
-from .checkpoints import Checkpoints, checkpoint
+from . import forget, reading, tables
+from .checkpoints import Checkpoints, checkpoint, sync_all
 from .directory import DataDirectory
 from .reserve import Reserve, free_bytes
+from .segments import Segments
 from .sqlite import DatabaseThread
 
 log = structlog.get_logger()
@@ -39,6 +42,7 @@ log = structlog.get_logger()
 SLACK_BYTES = 64 * 1024 * 1024  # between the bound that retention keeps and the one that SQLite enforces
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TRANSACTION_BYTES = 5 * tables.PAGE_BYTES  # pages that every transaction changes
+_ROW_BYTES = tables.PAGE_BYTES  # a channel's place in the index
 
 Connect = Callable[[Path, bool, int], sqlite3.Connection]
 """(path, fsync, max_bytes) → the writing connection; tests hand in one that fails."""
@@ -54,12 +58,25 @@ async def open_spool(
 ) -> AsyncIterator["Spool"]:
     """The spool of a data directory; a damaged one is set aside, and a new one begun. Raises StoreError."""
     path = directory.path / "spool.db"
-    held = path.stat().st_size if path.exists() else 0
-    max_bytes = min(settings.spool_bytes, (free_bytes(directory.path) + held) // 2)
+    folder = directory.path / "spool"
+    max_bytes = min(settings.spool_bytes, (free_bytes(directory.path) + _held(path, folder)) // 2)
     fsync = settings.durability == "fsync"
+    segments = Segments(folder, max_bytes=max_bytes + slack_bytes, fsync=fsync)
+    lost_power = directory.lost_power()
+
+    def open_(lost_power: bool) -> sqlite3.Connection:
+        connection = connect(path, fsync, max_bytes + slack_bytes)
+        try:
+            segments.open(connection, lost_power=lost_power)
+            if lost_power:
+                forget.forget_unsynced(connection, segments, tables.synced(connection))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def writer() -> DatabaseThread:
-        return DatabaseThread(lambda: connect(path, fsync, max_bytes + slack_bytes), "spool")
+        return DatabaseThread(lambda: open_(lost_power), "spool")
 
     thread = writer()
     last = directory.last_run()
@@ -70,14 +87,15 @@ async def open_spool(
     except StoreError as exc:
         if not (last.get("damaged") or error_code(exc) in _DAMAGED):
             raise
-        log.error("spool_damaged", reason=str(exc), set_aside=str(_set_aside(path)))
+        log.error("spool_damaged", reason=str(exc), set_aside=str(_set_aside(path, folder)))
+        segments = Segments(folder, max_bytes=max_bytes + slack_bytes, fsync=fsync)
         thread = writer()
         await thread.__aenter__()
     try:
         proven = directory.is_proven()
         epoch = await thread.run(tables.begin_epoch, proven)
         async with DatabaseThread(lambda: tables.connect_reader(path), "spool-reads") as reader:
-            spool = Spool(thread, reader, epoch, directory, max_bytes=max_bytes)
+            spool = Spool(thread, reader, epoch, directory, segments, max_bytes=max_bytes)
             spool.next_id = await thread.run(tables.last_id) + 1
             if not proven:
                 spool.unknown_since = last.get("degraded_since") or last.get("started")
@@ -85,6 +103,13 @@ async def open_spool(
             yield spool
     finally:
         await thread.__aexit__()
+        segments.close()
+
+
+def _held(path: Path, folder: Path) -> int:
+    """Bytes that the spool takes of the disk."""
+    files = [path, *(folder.iterdir() if folder.exists() else ())]
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def error_code(exc: StoreError) -> int:
@@ -109,6 +134,7 @@ class Spool:
         reader: DatabaseThread,
         epoch: tables.Epoch,
         directory: DataDirectory,
+        segments: Segments,
         *,
         max_bytes: int,
     ) -> None:
@@ -121,7 +147,9 @@ class Spool:
         self.written: set[int] = set()  # channels whose bounds are to be looked at
         self.full = trio.Event()  # set when there was no room: retention makes some
         self.reserve = Reserve(directory.path)
-        self.checkpoints = Checkpoints(directory.path / "spool.db", thread)
+        self.segments = segments
+        self.checkpoints = Checkpoints(directory.path / "spool.db", thread, segments)
+        self._files = reading.Reader(segments.folder)
         self._reader = reader
         self._epoch = epoch
         self._directory = directory
@@ -132,26 +160,26 @@ class Spool:
         """Commit one group with its cursors, counters and ids; raises StoreError."""
         rows, totals = self._rows(work)
         try:
-            await self.thread.run(tables.append, rows)
+            await self.thread.run(tables.append, self.segments, rows)
         except StoreError as exc:
             await self._failed(exc)
             raise
         self._totals.update(totals)
         self.written.update(totals)
-        self.checkpoints.wrote(work.bytes + _TRANSACTION_BYTES)
+        self.checkpoints.wrote(len(rows.lines) * _ROW_BYTES + _TRANSACTION_BYTES)
         self.removed += [channel.id for channel in {channel for channel, _ in work.batches} if channel.removed]
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
         """Batches from `cursor` (or the first that is held behind it) up to `end`, ascending, without a gap."""
-        return await self._reader.run(tables.read, channel_id, cursor, end, max_bytes)
+        return await self._reader.run(self._files.read, channel_id, cursor, end, max_bytes)
 
     async def read_back(self, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
         """The newest batches before `end`, ascending, without a gap."""
-        return await self._reader.run(tables.read_back, channel_id, end, max_bytes)
+        return await self._reader.run(self._files.read_back, channel_id, end, max_bytes)
 
     async def places(self, channel_ids: Iterable[int]) -> dict[int, Place]:
         """Where channels stand; one that the spool does not know begins at 0."""
-        found = await self._reader.run(tables.places, list(channel_ids), self._epoch.generation)
+        found = await self._reader.run(reading.places, list(channel_ids), self._epoch.generation)
         places = {}
         for channel_id, (oldest, head, total, epoch_first, page_row) in found.items():
             page = Page()
@@ -180,6 +208,10 @@ class Spool:
     async def ids(self, since: float, most: int) -> list[tuple[bytes, float]]:
         """The newest `most` request ids stored since then (wall clock), a group a row, oldest first."""
         return await self._reader.run(tables.ids, since, most)
+
+    async def sync(self) -> None:
+        """Bring all that is committed to the disk, for a clean stop; raises StoreError."""
+        await sync_all(self.thread, self.segments)
 
     def remove_channel(self, channel_id: int, name: str | None) -> None:
         """The channel was deleted: forget all of it, soon. With a name its page is closed first, as it is saved."""
@@ -268,13 +300,15 @@ class Spool:
         return given_up
 
 
-def _set_aside(path: Path) -> Path:
-    """Move the database and its log away, so that a new one can begin."""
+def _set_aside(path: Path, folder: Path) -> Path:
+    """Move the database, its log and the segments away, so that a new one can begin."""
     aside = path.with_name(f"spool.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
             os.rename(part, aside.with_name(aside.name + suffix))
+    if folder.exists():
+        os.rename(folder, aside.with_name(aside.name + "-segments"))
     return aside
 
 

@@ -1,19 +1,18 @@
 """The tables of spool.db, and what is asked of them; every function takes the connection and waits for nothing else.
 
 * `lines`: one row a channel and batch. `id` ascends with time and is never given twice (the spool counts it itself:
-  SQLite would begin again once the newest rows are deleted). The last row that a group writes for a channel also
-  holds the channel's page of the ledger.
+  SQLite would begin again once the newest rows are deleted). The batch is in the row, or in a segment (segments.py):
+  then `data` is NULL. The last row that a group writes for a channel also holds the channel's page of the ledger.
 * `places`: where a channel stands that its rows do not tell (head, bytes ever written, page), valid up to row `after`.
 * `state`: small values by kind and number: the node's counters, each drain's cursor, closed pages.
 * `ids`: request ids, a row a group.
 
-Pages of 16 KiB: rows of 300 bytes to 90 KB cost 0.06 to 0.4 ms of CPU; 64 KiB wrote two to four times as much.
+Pages of 4 KiB: a transaction writes each page that it changes, and rows are small.
 """
 
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -21,30 +20,34 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from ..batch import Batch, Form
+from ..batch import Batch
+from . import segments as files
+from .segments import INLINE_BYTES, Segments
 
-PAGE_BYTES = 16384
+PAGE_BYTES = 4096
+VERSION = 2  # of the tables; 1 had every batch in its row
 HASH_BYTES = 16
 LOCK_SECONDS = 10.0  # a second connection checkpoints; whoever meets it waits
-_TAILS_ONLY = 16  # beside the form
+TAILS_ONLY = 16  # beside the form
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lines (
     id INTEGER PRIMARY KEY, channel INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
-    at INTEGER NOT NULL, form INTEGER NOT NULL, total INTEGER NOT NULL, page BLOB, data BLOB NOT NULL);
+    at INTEGER NOT NULL, form INTEGER NOT NULL, total INTEGER NOT NULL, page BLOB,
+    segment INTEGER NOT NULL, start INTEGER NOT NULL, size INTEGER NOT NULL, data BLOB);
 CREATE INDEX IF NOT EXISTS lines_by_place ON lines (channel, first);
+CREATE INDEX IF NOT EXISTS lines_kept ON lines (segment) WHERE segment < 0;
 CREATE TABLE IF NOT EXISTS places (
     channel INTEGER PRIMARY KEY, after INTEGER NOT NULL, head INTEGER NOT NULL, total INTEGER NOT NULL, page BLOB);
 CREATE TABLE IF NOT EXISTS state (
     kind INTEGER NOT NULL, number INTEGER NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ids (id INTEGER PRIMARY KEY, at REAL NOT NULL, hashes BLOB NOT NULL);
 """
-_LINE = "(?,?,?,?,?,?,?,?,?)"
-_INSERT = "INSERT INTO lines (id, channel, first, count, at, form, total, page, data) VALUES "
+_LINE = "(?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT = "INSERT INTO lines (id, channel, first, count, at, form, total, page, segment, start, size, data) VALUES "
 _SAVE = "REPLACE INTO state VALUES "
 _VALUE = "(?,?,?)"
 _AT_ONCE = 64  # rows of one statement: a step gives the interpreter away, and waits to get it back
 _SAVE_PLACE = "REPLACE INTO places VALUES (?, ?, ?, ?, ?)"
-_COLUMNS = "first, count, at, form, data"
 
 
 class Kind(IntEnum):
@@ -61,12 +64,13 @@ class Meta(IntEnum):
     EPOCH = 0
     NODE = 1
     SINCE = 2
+    SYNCED = 3  # the last row whose bytes in a segment a loss of power leaves there
 
 
 class Rows(NamedTuple):
     """One transaction, ready to be written."""
 
-    lines: list[tuple[int, int, int, int, int, int, int, bytes | None, bytes]]
+    lines: list[tuple[int, int, int, int, int, int, int, bytes | None, bytes]]  # id … page, and the batch
     places: list[tuple[int, int, int, int, bytes]]
     state: list[tuple[int, int, bytes]]
     forgotten: list[int]  # drains whose cursor goes
@@ -79,16 +83,6 @@ class Epoch(NamedTuple):
     key: bytes
     generation: int
     since: float  # when this spool was begun
-
-
-class Found(NamedTuple):
-    """What the tables say of a channel."""
-
-    oldest: int
-    head: int
-    total: int
-    epoch_first: int
-    page: bytes | None
 
 
 class Transaction:
@@ -122,13 +116,22 @@ def connect(path: Path, *, fsync: bool, max_bytes: int) -> sqlite3.Connection:
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute("PRAGMA cache_size=-32768")
         connection.execute(f"PRAGMA max_page_count={max(64, max_bytes // PAGE_BYTES)}")
-        connection.executescript(_SCHEMA)
+        _check_version(connection)
+        connection.executescript(_SCHEMA + files.SCHEMA + f"PRAGMA user_version={VERSION};")
         connection.execute("SELECT count(*), max(at) FROM (SELECT at FROM lines ORDER BY id DESC LIMIT 8)").fetchone()
         connection.execute("SELECT count(*) FROM state").fetchone()
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_version(connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
+        error = sqlite3.DatabaseError(f"its tables are of version {version}; this server knows {VERSION}")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        raise error
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -167,10 +170,18 @@ def last_id(connection: sqlite3.Connection) -> int:
     return max(highest, generation)
 
 
-def append(connection: sqlite3.Connection, rows: Rows) -> None:
+def append(connection: sqlite3.Connection, segments: Segments, rows: Rows) -> None:
     """Write one group, all of it or nothing."""
+    large = [data for *_, data in rows.lines if len(data) > INLINE_BYTES]
+    spots = iter(segments.write(large) if large else ())
+    lines = [
+        (*line, *next(spots), None) if len(data) > INLINE_BYTES else (*line, 0, 0, len(data), data)
+        for *line, data in rows.lines
+    ]
     with Transaction(connection):
-        _insert(connection, _INSERT, _LINE, rows.lines)
+        _insert(connection, _INSERT, _LINE, lines)
+        if large:
+            segments.record(connection, rows.lines[0][0], rows.lines[-1][0])
         _insert(connection, _SAVE, _VALUE, rows.state)
         if rows.places:
             connection.executemany(_SAVE_PLACE, rows.places)
@@ -179,52 +190,8 @@ def append(connection: sqlite3.Connection, rows: Rows) -> None:
             connection.executemany("DELETE FROM state WHERE kind = ? AND number = ?", gone)
         if rows.ids:
             connection.execute("INSERT INTO ids (at, hashes) VALUES (?, ?)", (time.time(), rows.ids))
-
-
-def read(connection: sqlite3.Connection, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
-    """Batches from `cursor`, or the first that is held behind it, up to `end`; ascending, without a gap."""
-    row = connection.execute(
-        "SELECT first FROM lines WHERE channel = ? AND first <= ? ORDER BY first DESC LIMIT 1", (channel_id, cursor)
-    ).fetchone()
-    start = row[0] if row is not None else cursor
-    batches: list[Batch] = []
-    size = 0
-    for found in connection.execute(
-        f"SELECT {_COLUMNS} FROM lines WHERE channel = ? AND first >= ? AND first < ? ORDER BY first",  # noqa: S608
-        (channel_id, start, end),
-    ):
-        batch = _batch(found)
-        if batch.end <= cursor:
-            continue
-        if batches and (batch.first != batches[-1].end or size + batch.size > max_bytes):
-            break
-        batch = batch.cut(cursor, end)
-        size += batch.size
-        batches.append(batch)
-    return batches
-
-
-def read_back(connection: sqlite3.Connection, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
-    """The newest batches before `end`, ascending, without a gap between them."""
-    batches: list[Batch] = []
-    size = 0
-    for found in connection.execute(
-        f"SELECT {_COLUMNS} FROM lines WHERE channel = ? AND first < ? ORDER BY first DESC",  # noqa: S608
-        (channel_id, end),
-    ):
-        batch = _batch(found)
-        if batches and (batch.end != batches[-1].first or size + batch.size > max_bytes):
-            break
-        batch = batch.cut(batch.first, end)
-        size += batch.size
-        batches.append(batch)
-    batches.reverse()
-    return batches
-
-
-def places(connection: sqlite3.Connection, channel_ids: Iterable[int], generation: int) -> dict[int, Found]:
-    """Where channels stand; those that nothing is known of begin at 0."""
-    return {number: _place(connection, number, generation) for number in channel_ids}
+    if large:
+        segments.committed(rows.lines[-1][0])
 
 
 def cursors(connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
@@ -245,6 +212,18 @@ def node(connection: sqlite3.Connection) -> dict[str, Any]:
     saved = _meta(connection, Meta.NODE)
     found: dict[str, Any] = msgpack.unpackb(saved) if saved is not None else {}
     return found
+
+
+def synced(connection: sqlite3.Connection) -> int:
+    """The last row whose bytes in a segment a loss of power has left there, or 0."""
+    saved = _meta(connection, Meta.SYNCED)
+    return int(msgpack.unpackb(saved)) if saved is not None else 0
+
+
+def note_synced(connection: sqlite3.Connection, row_id: int) -> None:
+    """Rows up to this one have their bytes on disk."""
+    with Transaction(connection):
+        connection.execute(_SAVE + _VALUE, (Kind.META, Meta.SYNCED, msgpack.packb(row_id)))
 
 
 def forget_state(connection: sqlite3.Connection, kind: Kind, numbers: list[int]) -> None:
@@ -270,7 +249,7 @@ def ids(connection: sqlite3.Connection, since: float, most: int) -> list[tuple[b
 
 def form_number(batch: Batch) -> int:
     """How `lines.form` holds a batch's form and audience."""
-    return batch.form | _TAILS_ONLY if batch.tails_only else int(batch.form)
+    return batch.form | TAILS_ONLY if batch.tails_only else int(batch.form)
 
 
 def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[Any]) -> None:
@@ -281,52 +260,6 @@ def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list
         part = rows[start : start + count]
         start += count
         connection.execute(statement + ",".join([row] * count), [value for each in part for value in each])
-
-
-def _batch(row: tuple[int, int, int, int, bytes]) -> Batch:
-    first, count, at, form, data = row
-    return Batch(first, count, at, Form(form & ~_TAILS_ONLY), data, tails_only=bool(form & _TAILS_ONLY))
-
-
-def _place(connection: sqlite3.Connection, channel_id: int, generation: int) -> Found:
-    newest = connection.execute(
-        "SELECT id, first + count, total, page FROM lines WHERE channel = ? ORDER BY first DESC LIMIT 1", (channel_id,)
-    ).fetchone()
-    saved = connection.execute(
-        "SELECT after, head, total, page FROM places WHERE channel = ?", (channel_id,)
-    ).fetchone()
-    if newest is None and saved is None:
-        return Found(0, 0, 0, 0, None)
-    if newest is None:
-        return Found(saved[1], saved[1], saved[2], saved[1], saved[3])
-    row_id, head, total, page = newest
-    if saved is not None:
-        head = max(head, saved[1])
-        if saved[0] >= row_id:
-            total, page = saved[2:]
-    oldest = connection.execute(
-        "SELECT first FROM lines WHERE channel = ? ORDER BY first LIMIT 1", (channel_id,)
-    ).fetchone()[0]
-    epoch_first = 0
-    if generation:
-        epoch_first = _epoch_first(connection, channel_id, generation, head)
-    return Found(oldest, head, total, epoch_first, page)
-
-
-def _epoch_first(connection: sqlite3.Connection, channel_id: int, generation: int, head: int) -> int:
-    """The channel's first position whose row is of this epoch: rows ascend by id as they do by position."""
-    low, high = 0, head  # the answer lies between
-    while low < high:
-        middle = (low + high) // 2
-        row = connection.execute(
-            "SELECT id, first, first + count FROM lines WHERE channel = ? AND first <= ? ORDER BY first DESC LIMIT 1",
-            (channel_id, middle),
-        ).fetchone()
-        if row is None or row[0] <= generation:
-            low = max(middle + 1, row[2] if row is not None else 0)
-        else:
-            high = row[1]
-    return min(low, head)
 
 
 def _meta(connection: sqlite3.Connection, number: Meta) -> bytes | None:

@@ -131,6 +131,7 @@ def copy_of(path: Path, to: Path) -> Path:
     for name in ("spool.db", "spool.db-wal", "run"):
         if (path / name).exists():
             shutil.copyfile(path / name, to / name)
+    shutil.copytree(path / "spool", to / "spool")
     return to
 
 

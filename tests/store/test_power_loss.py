@@ -2,19 +2,28 @@
 
 SQLite appends to its log, syncs it, copies it into the database, syncs that, and begins the log again. The states
 that a loss of power can leave are made by hand: a log cut off or damaged anywhere, a database with any part of a
-checkpoint, a log begun again over an old one.
+checkpoint, a log begun again over an old one; segments that the log does not know of yet, and such that it knows of
+and that never reached the disk.
 """
 
+import os
 import random
 import shutil
+import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 from logplex.batch import Batch, Form, raw_frame
-from logplex.store import tables
+from logplex.store import checkpoints, forget, reading, tables
 from logplex.store.directory import DataDirectory
+from logplex.store.reading import Reader
+from logplex.store.segments import Segments
+
+from .spools import opened
 
 GROUPS = 12
 SEED = 20261122
@@ -36,18 +45,46 @@ def group(number: int) -> tables.Rows:
     return tables.Rows(lines, [], state, [], number.to_bytes(16, "big"))
 
 
+class Spool:
+    """A connection and its segments, as the thread that writes has them."""
+
+    def __init__(self, path: Path, *, lost_power: bool = False) -> None:
+        self.connection = tables.connect(path, fsync=False, max_bytes=1 << 30)
+        self.segments = Segments(path.with_name("spool"), max_bytes=1 << 30, fsync=False)
+        self.segments.open(self.connection, lost_power=lost_power)
+
+    def append(self, number: int) -> None:
+        tables.append(self.connection, self.segments, group(number))
+
+    def lines(self) -> list[tuple[Any, ...]]:
+        """Rows of lines as `group` makes them; the batch is b"" where it cannot be read."""
+        connection = self.connection
+        rows = connection.execute("SELECT id, channel, first, count, at, form, total, page FROM lines ORDER BY id")
+        found = []
+        for row in rows.fetchall():
+            batches = Reader(self.segments.folder).read(connection, row[1], row[2], row[2] + row[3], 1)
+            found.append((*row, b"".join(batch.data for batch in batches)))
+        return found
+
+    def close(self) -> None:
+        self.connection.close()
+        self.segments.close()
+
+
 def whole_groups(path: Path) -> int:
     """How many groups a reopened spool holds; fails unless it holds each of them whole and no other."""
-    with closing(tables.connect(path, fsync=False, max_bytes=1 << 30)) as connection:
+    with closing(Spool(path)) as spool:
+        connection = spool.connection
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         count = len(tables.ids(connection, 0, 1000))
         expected = [group(number) for number in range(count)]
-        rows = connection.execute("SELECT * FROM lines ORDER BY id").fetchall()
-        assert rows == [row for each in expected for row in each.lines]
+        assert spool.lines() == [row for each in expected for row in each.lines]
         if count:
             assert tables.cursors(connection) == {7: (count - 1,)}
             assert tables.node(connection) == {"n": count - 1}
         assert [digest for digest, _ in tables.ids(connection, 0, 1000)] == [each.ids for each in expected]
+        spool.append(count)  # over what the log does not know of
+        assert spool.lines()[2 * count :] == group(count).lines
     return count
 
 
@@ -69,6 +106,7 @@ class Disk:
         place.mkdir()
         (place / "spool.db").write_bytes(database)
         (place / "spool.db-wal").write_bytes(log)
+        shutil.copytree(self.path.with_name("spool"), place / "spool")
         return whole_groups(place / "spool.db")
 
 
@@ -78,11 +116,11 @@ def disk(tmp_path: Path) -> Disk:
 
 
 def test_every_prefix_of_the_log_reopens_with_whole_groups_in_their_order(disk: Disk) -> None:
-    with closing(tables.connect(disk.path, fsync=False, max_bytes=1 << 30)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with closing(Spool(disk.path)) as spool:
+        spool.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         ends = []
         for number in range(GROUPS):
-            tables.append(connection, group(number))
+            spool.append(number)
             ends.append(len(disk.files()[1]))
         database, log = disk.files()
     found = []
@@ -99,10 +137,10 @@ def test_every_prefix_of_the_log_reopens_with_whole_groups_in_their_order(disk: 
 
 
 def test_a_log_that_reached_the_disk_in_parts_reopens_with_a_prefix_of_the_groups(disk: Disk) -> None:
-    with closing(tables.connect(disk.path, fsync=False, max_bytes=1 << 30)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with closing(Spool(disk.path)) as spool:
+        spool.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number in range(GROUPS):
-            tables.append(connection, group(number))
+            spool.append(number)
         database, log = disk.files()
     chance = random.Random(SEED)
     for _ in range(40):
@@ -114,12 +152,12 @@ def test_a_log_that_reached_the_disk_in_parts_reopens_with_a_prefix_of_the_group
 
 
 def test_any_part_of_a_checkpoint_reopens_with_all_groups(disk: Disk) -> None:
-    with closing(tables.connect(disk.path, fsync=False, max_bytes=1 << 30)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with closing(Spool(disk.path)) as spool:
+        spool.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number in range(GROUPS):
-            tables.append(connection, group(number))
+            spool.append(number)
         before, log = disk.files()  # the log is synced before the database is written
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        spool.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         after, _ = disk.files()
     chance = random.Random(SEED)
     for _ in range(25):
@@ -133,19 +171,75 @@ def test_any_part_of_a_checkpoint_reopens_with_all_groups(disk: Disk) -> None:
 
 def test_a_log_that_begins_again_reopens_with_whole_groups(disk: Disk) -> None:
     half = GROUPS // 2
-    with closing(tables.connect(disk.path, fsync=False, max_bytes=1 << 30)) as connection:
+    with closing(Spool(disk.path)) as spool:
         for number in range(half):
-            tables.append(connection, group(number))
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            spool.append(number)
+        spool.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         database, old = disk.files()
         for number in range(half, GROUPS):
-            tables.append(connection, group(number))
+            spool.append(number)
         assert disk.files()[0] == database, "nothing was checkpointed since"
         _, new = disk.files()
     assert new[:32] != old[:32], "it has begun again"
     for cut in range(0, len(new), 8192):
         count = disk.reopened(database, new[:cut] + old[cut:])
         assert half <= count <= GROUPS
+
+
+@pytest.mark.parametrize("tail", ["cut", "zeroed", "missing"])
+def test_segments_that_never_reached_the_disk_are_forgotten_up_to_what_was_synced(disk: Disk, tail: str) -> None:
+    half = GROUPS // 2
+    with closing(Spool(disk.path)) as spool:
+        for number in range(half):
+            spool.append(number)
+        numbers, last_id = spool.segments.take_unsynced()
+        spool.segments.sync(numbers)
+        tables.note_synced(spool.connection, last_id)
+        file = spool.segments.path(1)
+        synced = file.stat().st_size
+        for number in range(half, GROUPS):
+            spool.append(number)
+    data = file.read_bytes()
+    tails = {"cut": data[synced : synced + 100], "zeroed": bytes(len(data) - synced), "missing": b""}
+    file.write_bytes(data[:synced] + tails[tail])
+    with closing(Spool(disk.path, lost_power=True)) as spool:
+        forget.forget_unsynced(spool.connection, spool.segments, tables.synced(spool.connection))
+        expected = [row for number in range(half) for row in group(number).lines]
+        assert spool.lines() == expected
+        places = reading.places(spool.connection, [1, 2], 0)
+        assert {place.head for place in places.values()} == {GROUPS * (GROUPS + 1) // 2}, "what is lost is counted"
+        spool.append(GROUPS)
+        assert spool.lines() == expected + group(GROUPS).lines
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+async def test_what_was_written_is_synced_after_a_while_though_it_is_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(checkpoints, "SYNC_SECONDS", 0.01)
+    checkpointed = trio.Event()
+
+    def checkpoint(connection: sqlite3.Connection) -> int:
+        length = original(connection)
+        token.run_sync_soon(checkpointed.set)
+        return length
+
+    original = checkpoints.checkpoint
+    token = trio.lowlevel.current_trio_token()
+    monkeypatch.setattr(checkpoints, "checkpoint", checkpoint)
+    async with opened(tmp_path) as node, trio.open_nursery() as nursery:
+        await node.write(1, b"line", size=size)
+        nursery.start_soon(node.spool.checkpoints.run)
+        with trio.fail_after(20):
+            await checkpointed.wait()
+        (tmp_path / "after").mkdir()
+        shutil.copyfile(tmp_path / "spool.db", tmp_path / "after" / "spool.db")  # the log is lost
+        shutil.copytree(tmp_path / "spool", tmp_path / "after" / "spool")
+        with closing(Spool(tmp_path / "after" / "spool.db", lost_power=True)) as spool:
+            forget.forget_unsynced(spool.connection, spool.segments, tables.synced(spool.connection))
+            assert [row[1] for row in spool.lines()] == [1]
+            assert b"line" in spool.lines()[0][-1]
+        nursery.cancel_scope.cancel()
 
 
 def test_after_a_power_loss_only_fsync_proves_that_everything_is_there(
@@ -170,3 +264,21 @@ def test_fsync_syncs_the_log_at_every_commit(tmp_path: Path, fsync: bool, level:
     with closing(tables.connect(tmp_path / "spool.db", fsync=fsync, max_bytes=1 << 30)) as connection:
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == level
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_fsync_syncs_segments_before_the_commit_that_refers_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool
+) -> None:
+    done: list[str] = []
+    fdatasync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (fdatasync(descriptor), done.append("synced"))[0])
+    with closing(tables.connect(tmp_path / "spool.db", fsync=fsync, max_bytes=1 << 30)) as connection:
+        connection.set_trace_callback(lambda statement: done.append(statement) if statement == "COMMIT" else None)
+        segments = Segments(tmp_path / "spool", max_bytes=1 << 30, fsync=fsync)
+        segments.open(connection, lost_power=False)
+        for number in (3, 4):
+            tables.append(connection, segments, group(number))
+        segments.close()
+    assert done == (["synced", "COMMIT"] * 2 if fsync else ["COMMIT"] * 2)
+    assert segments.take_unsynced()[0] == (set() if fsync else {1})

@@ -1,5 +1,10 @@
-"""Group, spool, ring, cursors and ledger against a model, with crashes and restarts at any moment."""
+"""Group, spool, ring, cursors and ledger against a model, with crashes and restarts at any moment.
 
+Rows and segments are so small here that some batches are in the one, some in the other, and cleaning has work.
+"""
+
+import json
+import random
 import shutil
 import sqlite3
 import tempfile
@@ -14,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from logplex import commit
 from logplex.errors import StoreError
 from logplex.group import Outcome
+from logplex.store import cleaning, forget, segments, tables
 from logplex.store.retention import Retention
 
 from .spools import Faults, Loop, Node, balances, copy_of, opened, sqlite_error, texts
@@ -41,6 +47,7 @@ class SpoolModel(RuleBasedStateMachine):
         self.moved: set[int] = set()
         self.told: set[int] = set()
         self.written = 0
+        self.synced: dict[int, set[int]] = {1: set(), 2: set(), 3: set()}  # positions that a loss of power leaves
         self.whole = True  # no crash while degraded
         self.clean = True  # no line was ever shown from memory only
 
@@ -150,6 +157,68 @@ class SpoolModel(RuleBasedStateMachine):
 
         self.loop.run(look)
 
+    @rule(steps=st.integers(1, 4))
+    def clean(self, steps: int) -> None:
+        """Take live batches out of segments; no reader notices."""
+
+        async def clean() -> None:
+            spool = self.node.spool
+            for _ in range(steps):
+                await spool.thread.run(cleaning.clean, spool.segments)
+            used = await spool.thread.run(forget.used, spool.segments)
+            files = sum(file.stat().st_size for file in spool.segments.folder.iterdir())
+            assert 0 <= used.live <= used.held
+            assert spool.segments.total <= files
+
+        if self.faults.error is None:
+            self.loop.run(clean)
+
+    @precondition(lambda self: self.faults.error is None)
+    @rule()
+    def sync(self) -> None:
+        """What is committed now stays through a loss of power."""
+        self.loop.run(self.node.spool.sync)
+        self.synced = {number: set(positions) for number, positions in self.sure.items()}
+
+    @rule(seed=st.integers(0, 1000))
+    def lose_power(self, seed: int) -> None:
+        """What was written to segments since the last sync is there, in part there, or garbage."""
+        before = {channel.id: (channel.head, channel.epoch) for channel in self.node.channels}
+        self.runs += 1
+        to = copy_of(self.path, self.root / str(self.runs))
+        self._damage_unsynced(to, random.Random(seed))
+        saved = self.loop.run(self.node.spool.cursors)
+        self.loop.run(self._stop)
+        run = json.loads((to / "run").read_text())
+        (to / "run").write_text(json.dumps(run | {"boot": "of another life"}))
+        self.path = to
+        lost, self.sure = self.sure, self.synced
+        self._restart(before, proven=False, saved={number: row[1] for number, row in saved.items()})
+        for number in before:
+            self.sure[number] = self.loop.run(self._found, number)
+            assert self.sure[number] <= set(self.lines[number])
+        self.synced = {number: positions & lost[number] for number, positions in self.sure.items()}
+
+    async def _found(self, number: int) -> set[int]:
+        channel = await self.node.channel(number)
+        found, lost = await texts(channel)
+        assert found == {position: self.lines[number][position] for position in found}
+        assert {position for position in self.synced[number] if position >= self.forgotten[number]} <= set(found)
+        assert len(found) + lost == channel.head
+        return set(found)
+
+    def _damage_unsynced(self, at: Path, chance: random.Random) -> None:
+        with sqlite3.connect(at / "spool.db") as db:
+            mark = tables.synced(db)
+            rows = db.execute("SELECT segment, min(start) FROM lines WHERE id > ? AND segment > 0 GROUP BY 1", (mark,))
+            unsynced = dict(rows.fetchall())
+        db.close()
+        for number, start in unsynced.items():
+            file = at / "spool" / f"{number:08d}"
+            data = file.read_bytes()
+            tail = chance.choice((data[start:], data[start : start + 50], bytes(len(data) - start), b""))
+            file.write_bytes(data[:start] + tail)
+
     @rule(full=st.booleans(), writes=WRITES)
     def break_the_disk(self, full: bool, writes: list[tuple[int, int]]) -> None:
         code = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR
@@ -244,6 +313,12 @@ class SpoolModel(RuleBasedStateMachine):
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "RETRY_SECONDS", 0.002)
     monkeypatch.setattr(commit, "SAVE_SECONDS", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "INLINE_BYTES", 250)
+    monkeypatch.setattr(segments, "MAX_SEGMENT_BYTES", 2000)
 
 
 TestSpoolModel = SpoolModel.TestCase

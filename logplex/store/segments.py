@@ -1,0 +1,303 @@
+"""Files beside the database that hold the larger batches: written once, from front to back, and deleted whole.
+
+Rules (the state machine in tests/store/test_spool_model.py; tests/store/test_segments.py):
+
+* A batch of up to `INLINE_BYTES` stays in its row: a file would be kept for the sake of a quiet channel's line.
+* Bytes are written before the transaction that refers to them; what no committed row refers to is written over.
+* Segments with positive numbers take new lines, those with negative ones what cleaning.py has moved. Table `segments`
+  says of each how long it is, how much of that rows still refer to, and which rows those may be.
+* A segment that no row refers to is deleted; files that the table does not know are deleted at the start.
+* Unless every commit is synced, `unsynced` names what a loss of power may take; checkpoints.py syncs and notes it.
+
+All of `Segments` runs in the thread that writes; `Files` reads in any.
+"""
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+log = structlog.get_logger()
+
+INLINE_BYTES = 1024
+MAX_SEGMENT_BYTES = 16 * 1024 * 1024
+MIN_SEGMENT_BYTES = 64 * 1024
+SHARE = 64  # of the whole spool, at most, in one segment: as much as may be waiting to be cleaned
+_BUFFERS = 512  # of one call; the kernel takes 1,024
+_SPAN_BYTES = 1024 * 1024  # of one read
+_GAP_BYTES = 32 * 1024  # that are cheaper to read than to leave out
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS segments (
+    number INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, live INTEGER NOT NULL,
+    first_id INTEGER NOT NULL, last_id INTEGER NOT NULL);
+"""
+_RECORD = (
+    "INSERT INTO segments VALUES (?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET bytes = excluded.bytes, "
+    "live = live + excluded.live, first_id = min(first_id, excluded.first_id), "
+    "last_id = max(last_id, excluded.last_id)"
+)
+
+
+class Spot(NamedTuple):
+    """Where a batch lies; segment 0 is its row."""
+
+    segment: int
+    start: int
+    size: int
+
+
+class _Open:
+    """The segment that is being filled: `end` is where the next bytes go, `written` how many wait for their commit."""
+
+    __slots__ = ("descriptor", "end", "number", "written")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.end = 0
+        self.written = 0
+        self.descriptor = -1
+
+    def begin(self, path: Path, number: int, end: int = 0) -> None:
+        self.close()
+        flags = os.O_WRONLY | os.O_CREAT | (0 if end else os.O_TRUNC)
+        self.descriptor = os.open(path, flags, 0o600)
+        self.number = number
+        self.end = end
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+
+class Segments:
+    """The segments of one spool, in the thread that writes; `close` when the connection is closed."""
+
+    def __init__(self, folder: Path, *, max_bytes: int, fsync: bool) -> None:
+        self.folder = folder
+        self.total = 0  # bytes of all segments, dead ones too
+        self.unsynced: set[int] = set()
+        self.last_id = 0  # of the newest committed row
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, max_bytes // SHARE))
+        self._fsync = fsync
+        self._new = _Open()
+        self._kept = _Open()
+
+    def open(self, connection: sqlite3.Connection, *, lost_power: bool) -> None:
+        """Compare table and files, and go on where the last server stopped.
+
+        Raises sqlite3.DatabaseError (SQLITE_CORRUPT) when a file is missing or too short, but after a loss of power,
+        when that is what is to be expected: then the table follows the files (cleaning.py forgets the rows).
+        """
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.total = 0
+        lengths = {name.name: name.stat().st_size for name in self.folder.iterdir()}
+        known = connection.execute("SELECT number, bytes FROM segments").fetchall()
+        for number, size in known:
+            held = lengths.pop(_name(number), 0)
+            if held < size:
+                if not lost_power:
+                    raise _damaged(f"{self.path(number).name} has {held} bytes of {size}")
+                connection.execute("UPDATE segments SET bytes = ? WHERE number = ?", (held, number))
+            self.total += min(size, held)
+        for name in lengths:
+            (self.folder / name).unlink()
+        self._new.number = max([0, *(number for number, _ in known)])
+        self._kept.number = min([0, *(number for number, _ in known)])
+        ends = {} if lost_power else dict(known)  # what is not sure to be there is not gone on with
+        for opened in (self._new, self._kept):
+            if opened.number in ends:
+                opened.begin(self.path(opened.number), opened.number, ends[opened.number])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._new.close()
+        self._kept.close()
+
+    def path(self, number: int) -> Path:
+        """The file of a segment."""
+        return self.folder / _name(number)
+
+    def write(self, data: list[bytes], *, keep: bool = False) -> list[Spot]:
+        """Write batches behind each other; they count once `record` was called and its transaction committed.
+
+        Raises OSError; ENOSPC also where all segments would have more than they may.
+        """
+        opened = self._kept if keep else self._new
+        size = sum(map(len, data))
+        if self.total + size > self._max_bytes and not keep:  # what cleaning adds, it takes away
+            raise OSError(errno.ENOSPC, "the spool is full")
+        if opened.descriptor < 0 or opened.end >= self._segment_bytes:
+            number = opened.number + (-1 if keep else 1)
+            opened.begin(self.path(number), number)
+            if self._fsync or keep:
+                _sync_folder(self.folder)
+        spots = []
+        at = opened.end
+        for each in data:
+            spots.append(Spot(opened.number, at, len(each)))
+            at += len(each)
+        _write_all(opened.descriptor, data, opened.end)
+        if self._fsync or keep:
+            os.fdatasync(opened.descriptor)
+        opened.written = size
+        return spots
+
+    def record(self, connection: sqlite3.Connection, first_id: int, last_id: int, *, keep: bool = False) -> None:
+        """Within the transaction whose rows refer to what was written."""
+        opened = self._kept if keep else self._new
+        row = (opened.number, opened.end + opened.written, opened.written, first_id, last_id)
+        connection.execute(_RECORD, row)
+
+    def committed(self, last_id: int, *, keep: bool = False) -> None:
+        """That transaction has committed."""
+        opened = self._kept if keep else self._new
+        opened.end += opened.written
+        self.total += opened.written
+        if not keep:
+            self.last_id = last_id
+            if not self._fsync:
+                self.unsynced.add(opened.number)
+
+    def forgot(self, connection: sqlite3.Connection, spots: Iterable[tuple[int, int]]) -> None:
+        """Within the transaction that deletes rows: (segment, bytes) of each."""
+        dead: dict[int, int] = {}
+        for segment, size in spots:
+            if segment:
+                dead[segment] = dead.get(segment, 0) + size
+        for segment, size in dead.items():
+            connection.execute("UPDATE segments SET live = live - ? WHERE number = ?", (size, segment))
+
+    def sweep(self, connection: sqlite3.Connection) -> bool:
+        """Delete the files that no row refers to, outside of a transaction; whether there were any."""
+        dead = connection.execute(
+            "DELETE FROM segments WHERE live <= 0 AND number NOT IN (?, ?) RETURNING number, bytes",
+            (self._new.number, self._kept.number),
+        ).fetchall()
+        for number, size in dead:
+            self.path(number).unlink(missing_ok=True)
+            self.unsynced.discard(number)
+            self.total -= size
+        return bool(dead)
+
+    def live(self, connection: sqlite3.Connection, number: int) -> int:
+        """Bytes of a segment that rows refer to."""
+        row = connection.execute("SELECT live FROM segments WHERE number = ?", (number,)).fetchone()
+        return int(row[0]) if row is not None else 0
+
+    def emptiest(self, connection: sqlite3.Connection) -> int | None:
+        """The segment of whose bytes the least part is referred to; None when none has anything to give."""
+        row = connection.execute(
+            "SELECT number FROM segments WHERE live < bytes AND number NOT IN (?, ?) "
+            "ORDER BY CAST(live AS REAL) / bytes LIMIT 1",
+            (self._new.number, self._kept.number),
+        ).fetchone()
+        return row[0] if row is not None else None
+
+    def take_unsynced(self) -> tuple[set[int], int]:
+        """What is to be synced now, and the last row that is safe once it is."""
+        numbers, self.unsynced = self.unsynced, set()
+        return numbers, self.last_id
+
+    def sync(self, numbers: Iterable[int]) -> None:
+        """Sync these segments and the folder, in any thread; raises OSError."""
+        for number in numbers:
+            try:
+                descriptor = os.open(self.path(number), os.O_RDONLY)
+            except FileNotFoundError:  # no row refers to it any more
+                continue
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(self.folder)
+
+
+class Files:
+    """Reads batches out of segments, in one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._told: set[int] = set()
+
+    def load(self, spots: list[Spot], *, missing_ok: bool = False) -> dict[Spot, bytes]:
+        """What lies there; a spot that cannot be read is left out.
+
+        Raises FileNotFoundError for a segment that was deleted, unless those may be missing too.
+        """
+        found: dict[Spot, bytes] = {}
+        spots = sorted(spots)
+        first = 0
+        while first < len(spots):
+            segment, start, size = spots[first]
+            end = start + size
+            last = first + 1
+            while last < len(spots) and spots[last].segment == segment:
+                following = spots[last]
+                if following.start > end + _GAP_BYTES or following.start + following.size > start + _SPAN_BYTES:
+                    break
+                end = following.start + following.size
+                last += 1
+            try:
+                data = self._read(segment, start, end - start)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+                data = b""
+            for spot in spots[first:last]:
+                part = data[spot.start - start : spot.start - start + spot.size]
+                if len(part) == spot.size and part.endswith(b"\n") and part[:1].isdigit():
+                    found[spot] = part
+                else:
+                    self._tell(spot)
+            first = last
+        return found
+
+    def _read(self, segment: int, start: int, size: int) -> bytes:
+        descriptor = os.open(self._folder / _name(segment), os.O_RDONLY)
+        try:
+            return os.pread(descriptor, size, start)
+        finally:
+            os.close(descriptor)
+
+    def _tell(self, spot: Spot) -> None:
+        if spot.segment not in self._told:
+            self._told.add(spot.segment)
+            log.error("segment_damaged", file=str(self._folder / _name(spot.segment)), at=spot.start)
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}" if number > 0 else f"kept-{-number:08d}"
+
+
+def _write_all(descriptor: int, data: list[bytes], at: int) -> None:
+    """All buffers from `at` on, however few the kernel takes at once."""
+    for first in range(0, len(data), _BUFFERS):
+        buffers: list[bytes | memoryview] = list(data[first : first + _BUFFERS])
+        while buffers:
+            written = os.pwritev(descriptor, buffers, at)
+            at += written
+            while buffers and written >= len(buffers[0]):
+                written -= len(buffers.pop(0))
+            if written:
+                buffers[0] = memoryview(buffers[0])[written:]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _damaged(text: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(text)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
