@@ -193,6 +193,11 @@ def admin(settings: Settings, environ: Mapping[str, str] = os.environ) -> tuple[
     return id_, password
 
 
+def without_settings(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for a server of our own that none of the LOGPLEX_* variables is meant for."""
+    return {name: value for name, value in environ.items() if not name.startswith("LOGPLEX_")}
+
+
 def client_url(environ: Mapping[str, str] = os.environ) -> str | None:
     """`LOGPLEX_URL`, the server that client commands talk to: `http://id:password@host:8001`."""
     return environ.get("LOGPLEX_URL") or None

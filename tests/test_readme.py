@@ -56,7 +56,7 @@ def test_every_command_that_readme_names_exists() -> None:
     for words in sorted(
         set(
             re.findall(
-                r"logplex ((?:channels|tokens|drains|credentials|tail|ship|status|serve)\b(?: [a-z-]+)?)", README
+                r"logplex ((?:channels|tokens|drains|credentials|tail|ship|status|serve|bench)\b(?: [a-z-]+)?)", README
             )
         )
     ):

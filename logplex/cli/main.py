@@ -25,6 +25,7 @@ COMMANDS = {
     "tokens": "The rights to write lines into an app.",
     "drains": "Where an app's lines are sent to.",
     "credentials": "Who may use the API.",
+    "bench": "Measure what a server carries on this machine.",
 }
 
 
@@ -57,8 +58,8 @@ class Commands(click.Group):
 def logplex(ctx: click.Context) -> int:
     """Route log lines: syslog in, tails and drains out.
 
-    All but `serve` talk to the server of LOGPLEX_URL (http://id:password@host:8001), or else to the one that runs
-    on the data directory (--data-dir, LOGPLEX_DATA_DIR, ./logplex-data).
+    All but `serve` and `bench` talk to the server of LOGPLEX_URL (http://id:password@host:8001), or else to the one
+    that runs on the data directory (--data-dir, LOGPLEX_DATA_DIR, ./logplex-data).
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -41,6 +41,13 @@ def note(text: str) -> None:
     print(paint(printable(f"logplex: {text}"), DIM, sys.stderr), file=sys.stderr, flush=True)
 
 
+def progress(text: str) -> None:
+    """What is going on, for a person, in a line that the next call overwrites; without text it is gone."""
+    if on_terminal(sys.stderr):
+        shown = paint(printable(text), DIM, sys.stderr) if text else ""
+        print(f"\r\x1b[K{shown}", end="", file=sys.stderr, flush=True)
+
+
 def show_json(value: Any) -> None:
     print(json.dumps(value, indent=2 if on_terminal() else None))
 
