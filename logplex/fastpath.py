@@ -5,9 +5,9 @@ Rules (tests/test_fastpath.py: both paths agree on every input):
 * It takes only what it recognises to the last byte, and stops at the first frame that it does not: what it returns
   goes to the strict path (framing.py, message.py). It never guesses.
 * Text is latin-1: one decode of a whole read, and every byte stays what it is.
-* A head is `COUNT <PRI>1 TIME HOST APP PROC`. The count is looked up; the middle ` HOST APP PROC` is looked up whole
-  in the entries of the open group, which are learned from the strict rules and bounded.
-* Priorities and times are checked together after the scan, by one linear expression; an odd one undoes the scan.
+* A head is `COUNT <PRI>1 TIME HOST APP PROC`. Count and priority are looked up; the middle `HOST APP PROC` is looked
+  up whole in the entries of the open group, which are learned from the strict rules and bounded.
+* Times are checked together after the scan, by one linear expression; an odd one undoes the scan.
 * A line is PARTS strings in a list, joined with all others of its channel later: nothing is copied per message that
   the join does not copy anyway.
 """
@@ -17,27 +17,37 @@ from collections.abc import Callable, Iterable
 
 import re2
 
-PARTS = 5
-"""Strings of one line in its channel's list: count, stamp, middle, message, LF."""
+PARTS = 6
+"""Strings of one line in its channel's list: count, priority, time, middle, message, LF."""
 
 MAX_TEXT_BYTES = 10_000  # longer messages are split by the strict path (protocol section 2)
 
 _COUNTS = tuple(f"{count} " for count in range(MAX_TEXT_BYTES + 1024))
 _DIALECT_COUNTS = _COUNTS[2:]
-_ASCII_LENGTHS = {str(length): length for length in range(1, MAX_TEXT_BYTES + 1)}
+_PRIORITIES = {f"<{priority}>1": f"<{priority}>1 " for priority in range(192)}  # RFC 5424 section 6.2.1, version 1
+
+
+def _lengths(most: int) -> "Lengths":
+    return {str(length): (length, length + len(str(length)) + 1) for length in range(1, most + 1)}
+
+
+Lengths = dict[str, tuple[int, int]]
+"""The text of a count → the bytes of its frame, without the count and with it."""
+
+_ASCII_LENGTHS = _lengths(MAX_TEXT_BYTES)
 # An invalid byte becomes three (U+FFFD), so text that is not ASCII is quick only where even that fits.
-_OTHER_LENGTHS = {str(length): length for length in range(1, MAX_TEXT_BYTES // 3)}
-# PRI 0 to 191 without leading zeros (RFC 5424 section 6.2.1), version 1, and RFC 3339 with a fraction of at most 6
-# digits, a second of at most 59 and no 29 February (the strict path knows leap years): what every output takes as it
-# is (protocol section 7). Bytes, because the library takes text apart again to count its characters.
+_OTHER_LENGTHS = _lengths(MAX_TEXT_BYTES // 3 - 1)
+# RFC 3339 with a fraction of at most 6 digits, a second of at most 59 and no 29 February (the strict path knows leap
+# years): what every output takes as it is (protocol section 7). Bytes, because the library takes text apart again to
+# count its characters.
 _CONFORMING = (
-    rb"(?:<(?:[0-9]|[1-9][0-9]|1[0-8][0-9]|19[01])>1 [0-9]{4}-"
+    rb"(?:[0-9]{4}-"
     rb"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
     rb"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])\n)*"
 )
-_STAMPS = re2.compile(_CONFORMING)
+_TIMES = re2.compile(_CONFORMING)
 _FEW = re.compile(_CONFORMING)  # no part of it can match in two ways, so it is linear too
-FEW_STAMPS = 16  # where the overhead of the other begins to pay
+FEW_TIMES = 16  # where the overhead of the other begins to pay
 
 _STANDARD = " - - "  # MSGID `-`, SD `-`
 _DIALECT = " - "  # MSGID `-` and no SD: the Logplex dialect
@@ -63,24 +73,24 @@ def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
     """
     text = data.decode("latin-1")
     lengths = _ASCII_LENGTHS if text.isascii() else _OTHER_LENGTHS
-    stamps: list[str] = []
-    rest = _scan_runs(text, _STANDARD, lengths, entries, learn, stamps)
+    times: list[str] = []
+    rest = _scan_runs(text, _STANDARD, lengths, entries, learn, times)
     if rest:
-        rest = _scan_runs(rest, _DIALECT, lengths, entries, learn, stamps)
+        rest = _scan_runs(rest, _DIALECT, lengths, entries, learn, times)
     if rest:
-        rest = _scan_mixed(rest, lengths, entries, learn, stamps)
-    if stamps and not _conform(stamps):
-        undo(text, len(stamps), entries)
+        rest = _scan_mixed(rest, lengths, entries, learn, times)
+    if times and not _conform(times):
+        undo(text, len(times), entries)
         return 0, text
-    return len(stamps), rest
+    return len(times), rest
 
 
-def _conform(stamps: list[str]) -> bool:
-    """Whether every `<PRI>1 TIME` is one; a stamp that holds an LF would look like two."""
-    joined = ("\n".join(stamps) + "\n").encode("latin-1")
-    if len(stamps) <= FEW_STAMPS:
-        return _FEW.fullmatch(joined) is not None and joined.count(b"\n") == len(stamps)
-    return _STAMPS.fullmatch(joined) is not None and joined.count(b"\n") == len(stamps)
+def _conform(times: list[str]) -> bool:
+    """Whether every TIME is one; one that holds an LF would look like two."""
+    joined = ("\n".join(times) + "\n").encode("latin-1")
+    if len(times) <= FEW_TIMES:
+        return _FEW.fullmatch(joined) is not None and joined.count(b"\n") == len(times)
+    return _TIMES.fullmatch(joined) is not None and joined.count(b"\n") == len(times)
 
 
 def undo(text: str, count: int, entries: Entries) -> None:
@@ -97,66 +107,64 @@ def undo(text: str, count: int, entries: Entries) -> None:
 def _entry_of(frame: str, entries: Entries) -> Entry:
     """The entry by which one of the scans took a frame; only one of them can have."""
     for separator in (_STANDARD, _DIALECT):
-        head = frame.partition(separator)[0]
-        if " " in head[8:] and (entry := entries.get(head[head.index(" ", 8) :])) is not None:
+        middle = frame.partition(separator)[0].split(" ", 2)[-1]
+        if (entry := entries.get(middle)) is not None:
             return entry
     _, _, host, app, process, *_ = frame.split(" ", 6)
-    return entries[f" {host} {app} {process}"]
+    return entries[f"{host} {app} {process}"]
 
 
-def _scan_runs(
-    text: str, separator: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]
-) -> str:
+def _scan_runs(text: str, separator: str, lengths: Lengths, entries: Entries, learn: Learn, times: list[str]) -> str:
     """Frames whose heads end in `separator`: one split of all text there; returns what is left.
 
     Each piece is one message and the head of the next: the count says where the message ends.
     """
     pieces = text.split(separator)
-    stamp = stamps.append
+    priorities = _PRIORITIES
+    add_time = times.append
     width = len(separator)
     counts = _COUNTS if separator is _STANDARD else _DIALECT_COUNTS  # an entry's extra length counts on the standard
     odd_starts = "" if separator is _STANDARD else "-[\n"  # where the dialect's MSG could be SD, or is empty
-    before = len(stamps)
+    before = len(times)
     head = pieces[0]
     for piece in pieces[1:]:
-        count, _, rest = head.partition(" ")
         try:
-            length = lengths[count]
-            space = rest.index(" ", 8)  # behind TIME: `<0>1 ` and three more are not enough for one
+            count, priority, time, middle = head.split(" ", 3)
+            length, whole = lengths[count]
+            priority = priorities[priority]
         except (KeyError, ValueError):
             break
-        size = length - len(rest) - width
-        if not 0 < size <= len(piece) or piece[0] in odd_starts:
+        size = whole - len(head) - width
+        if not 0 < size <= len(piece) or (odd_starts and piece[0] in odd_starts):
             break
         try:
-            rendered, extra, extend = entries[rest[space:]]
+            rendered, extra, extend = entries[middle]
         except KeyError:
-            entry = learn(rest[space:])
+            entry = learn(middle)
             if entry is None:
                 break
             rendered, extra, extend = entry
-        when = rest[:space]
         if piece[size - 1] == "\n":
             if piece[size - 2] == "\n":  # more than one LF at the end: none of them belongs to the message
                 break
-            extend((counts[length + extra], when, rendered, piece[:size], ""))
+            extend((counts[length + extra], priority, time, rendered, piece[:size], ""))
         else:
-            extend((counts[length + extra + 1], when, rendered, piece[:size], "\n"))
-        stamp(when)
+            extend((counts[length + extra + 1], priority, time, rendered, piece[:size], "\n"))
+        add_time(time)
         head = piece[size:]
     else:
         return head
-    return separator.join([head, *pieces[len(stamps) - before + 1 :]])
+    return separator.join([head, *pieces[len(times) - before + 1 :]])
 
 
-def _scan_mixed(text: str, lengths: dict[str, int], entries: Entries, learn: Learn, stamps: list[str]) -> str:
+def _scan_mixed(text: str, lengths: Lengths, entries: Entries, learn: Learn, times: list[str]) -> str:
     """Frames of both kinds, one by one, and messages that hold a separator; returns what is left."""
     at = 0
     try:
         while at < len(text):
             space = text.index(" ", at, at + 6)
-            length = lengths[text[at:space]]
-            end = space + 1 + length
+            length, whole = lengths[text[at:space]]
+            end = at + whole
             if end > len(text):
                 break
             priority, time, host, app, process, msgid, message = text[space + 1 : end].split(" ", 6)
@@ -167,18 +175,18 @@ def _scan_mixed(text: str, lengths: dict[str, int], entries: Entries, learn: Lea
                     break
                 message = message[2:]
                 length -= 2
-            middle = f" {host} {app} {process}"
+            middle = f"{host} {app} {process}"
+            priority = _PRIORITIES[priority]
             entry = entries.get(middle) or learn(middle)
             if entry is None:
                 break
             # The entry counts on ` - - ` behind the middle; the frame had ` - `, two characters less.
             rendered, extra, extend = entry
-            stamp = f"{priority} {time}"
             if message[-1] == "\n":
-                extend((_DIALECT_COUNTS[length + extra], stamp, rendered, message, ""))
+                extend((_DIALECT_COUNTS[length + extra], priority, time, rendered, message, ""))
             else:
-                extend((_DIALECT_COUNTS[length + extra + 1], stamp, rendered, message, "\n"))
-            stamps.append(stamp)
+                extend((_DIALECT_COUNTS[length + extra + 1], priority, time, rendered, message, "\n"))
+            times.append(time)
             at = end
     except (KeyError, ValueError):
         pass

@@ -43,7 +43,7 @@ class Tokens(Protocol):
 
 
 class Route:
-    """Where the messages of one middle ` HOST APP PROC` go; learned once, used until something changes."""
+    """Where the messages of one middle `HOST APP PROC` go; learned once, used until something changes."""
 
     __slots__ = ("_extra", "_form", "_length", "_rendered", "_tail", "channel")
 
@@ -61,7 +61,7 @@ class Route:
         if form is not self._form:
             self._form = form
             self._rendered = f" host{self._tail}" if form is Form.HTTP else f" {_HOLE}{self._tail}- "
-            self._extra = len(self._rendered) - 5 - self._length
+            self._extra = len(self._rendered) - 6 - self._length
         return self._rendered, self._extra, extend
 
 
@@ -190,7 +190,7 @@ class Routing:
         return True
 
     def learn(self, middle: str, part: Part) -> Route | None:
-        """The route of a middle ` HOST APP PROC`, if the strict rules would do the same with all that has it."""
+        """The route of a middle `HOST APP PROC`, if the strict rules would do the same with all that has it."""
         route = self._route(middle, part)
         if route is not None:
             learned = part.way.learned
@@ -201,9 +201,9 @@ class Routing:
 
     def _route(self, middle: str, part: Part) -> Route | None:
         fields = middle.split(" ")
-        if len(fields) != 4 or not middle.isascii() or not middle.isprintable():
+        if len(fields) != 3 or not middle.isascii() or not middle.isprintable():
             return None
-        _, host, app, process = fields
+        host, app, process = fields
         if not (host and app and process) or len(host) > HOST_BYTES or len(process) > PROCESS_BYTES:
             return None
         token = part.token or self._tokens.token(app)

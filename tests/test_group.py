@@ -20,7 +20,7 @@ def parts(form: Form, text: str) -> tuple[str, ...]:
     """A line as the quick path hands it over."""
     middle = " host app web.1 - " if form is Form.HTTP else f" {HOLE.decode()} app web.1 - - "
     frame = f"<13>1 {TIME}{middle}{text}\n"
-    return (f"{len(frame)} ", f"<13>1 {TIME}", middle, text, "\n")
+    return (f"{len(frame)} ", "<13>1 ", TIME, middle, text, "\n")
 
 
 class GroupMachine(RuleBasedStateMachine):
