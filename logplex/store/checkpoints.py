@@ -23,6 +23,7 @@ from .tables import LOCK_SECONDS, PAGE_BYTES, note_synced
 log = structlog.get_logger()
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024  # written since the last
+SYNC_BYTES = 16 * 1024 * 1024  # written to segments since the last
 LOG_BYTES = 32 * 1024 * 1024
 SYNC_SECONDS = 5.0
 
@@ -35,37 +36,41 @@ class Checkpoints:
         self._writer = writer
         self._segments = segments
         self._written = 0
+        self._beside = 0
         self._due = trio.Event()
 
-    def wrote(self, size: int) -> None:
-        """About so many bytes were committed to the database."""
+    def wrote(self, size: int, *, beside: int = 0) -> None:
+        """About so many bytes were committed to the database, and so many to segments."""
         self._written += size
-        if self._written >= CHECKPOINT_BYTES:
+        self._beside += beside
+        if self._written >= CHECKPOINT_BYTES or self._beside >= SYNC_BYTES:
             self._due.set()
 
     async def run(self) -> None:
-        """Checkpoint when enough was written, and every SYNC_SECONDS if anything was, until cancelled."""
+        """Sync and checkpoint when enough was written, and every SYNC_SECONDS if anything was, until cancelled."""
         async with DatabaseThread(lambda: _connect(self._path), "checkpoints") as thread:
             next_sync = trio.current_time() + SYNC_SECONDS
             while True:
                 with trio.move_on_at(next_sync):
                     await self._due.wait()
+                self._due = trio.Event()
+                overdue = trio.current_time() >= next_sync
                 try:
-                    if trio.current_time() >= next_sync:
+                    if overdue or self._beside >= SYNC_BYTES:
                         next_sync = trio.current_time() + SYNC_SECONDS
                         await self._sync(thread)
-                    if self._written:
+                    if self._written >= CHECKPOINT_BYTES or (overdue and self._written):
                         await self._checkpoint(thread)
                 except StoreError as exc:
                     log.warning("checkpoint_failed", reason=str(exc))
 
     async def _checkpoint(self, thread: DatabaseThread) -> None:
-        self._due = trio.Event()
         self._written = 0
         if await thread.run(checkpoint) > LOG_BYTES:
             await self._writer.run(checkpoint)
 
     async def _sync(self, thread: DatabaseThread) -> None:
+        self._beside = 0
         numbers, last_id = await self._writer.run(lambda _: self._segments.take_unsynced())
         if not numbers:
             return

@@ -84,7 +84,9 @@ class DataDirectory:
     def lost_power(self) -> bool:
         """Whether the machine went down under the last server, and what was not synced with it."""
         run = self.last_run()
-        return bool(run) and run.get("boot") != _boot_id() and not run.get("clean")
+        return (
+            bool(run) and run.get("boot") != _boot_id() and not run.get("clean") and run.get("durability") != "fsync"
+        )
 
     def begin_run(self, durability: str) -> None:
         """From now on a crash is a crash of this run."""

@@ -8,6 +8,8 @@ Rules (the state machine in tests/store/test_spool_model.py; tests/store/test_se
   says of each how long it is, how much of that rows still refer to, and which rows those may be.
 * A segment that no row refers to is deleted; files that the table does not know are deleted at the start.
 * Unless every commit is synced, `unsynced` names what a loss of power may take; checkpoints.py syncs and notes it.
+* The kernel is to keep the newest `CACHED_SEGMENTS` in its memory, where a drain that fell behind reads them, and no
+  more: a log that runs through all the memory of a machine takes it from others, and pays for each new page.
 
 All of `Segments` runs in the thread that writes; `Files` reads in any.
 """
@@ -15,7 +17,7 @@ All of `Segments` runs in the thread that writes; `Files` reads in any.
 import errno
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +28,7 @@ log = structlog.get_logger()
 INLINE_BYTES = 1024
 MAX_SEGMENT_BYTES = 16 * 1024 * 1024
 MIN_SEGMENT_BYTES = 64 * 1024
+CACHED_SEGMENTS = 4
 SHARE = 64  # of the whole spool, at most, in one segment: as much as may be waiting to be cleaned
 _BUFFERS = 512  # of one call; the kernel takes 1,024
 _SPAN_BYTES = 1024 * 1024  # of one read
@@ -82,6 +85,7 @@ class Segments:
         self.folder = folder
         self.total = 0  # bytes of all segments, dead ones too
         self.unsynced: set[int] = set()
+        self._cached: set[int] = set()
         self.last_id = 0  # of the newest committed row
         self._max_bytes = max_bytes
         self._segment_bytes = min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, max_bytes // SHARE))
@@ -89,8 +93,8 @@ class Segments:
         self._new = _Open()
         self._kept = _Open()
 
-    def open(self, connection: sqlite3.Connection, *, lost_power: bool) -> None:
-        """Compare table and files, and go on where the last server stopped.
+    def open(self, connection: sqlite3.Connection, *, synced_id: int = 0, lost_power: bool) -> None:
+        """Compare table and files, and go on where the last server stopped; `synced_id` is the row it noted.
 
         Raises sqlite3.DatabaseError (SQLITE_CORRUPT) when a file is missing or too short, but after a loss of power,
         when that is what is to be expected: then the table follows the files (cleaning.py forgets the rows).
@@ -99,6 +103,9 @@ class Segments:
         self.total = 0
         lengths = {name.name: name.stat().st_size for name in self.folder.iterdir()}
         known = connection.execute("SELECT number, bytes FROM segments").fetchall()
+        rows = connection.execute("SELECT number, last_id FROM segments WHERE last_id > ?", (synced_id,)).fetchall()
+        self.unsynced = {number for number, _ in rows}
+        self.last_id = max([synced_id, *(last_id for _, last_id in rows)])
         for number, size in known:
             held = lengths.pop(_name(number), 0)
             if held < size:
@@ -162,8 +169,7 @@ class Segments:
         self.total += opened.written
         if not keep:
             self.last_id = last_id
-            if not self._fsync:
-                self.unsynced.add(opened.number)
+            self.unsynced.add(opened.number)
 
     def forgot(self, connection: sqlite3.Connection, spots: Iterable[tuple[int, int]]) -> None:
         """Within the transaction that deletes rows: (segment, bytes) of each."""
@@ -206,17 +212,28 @@ class Segments:
         return numbers, self.last_id
 
     def sync(self, numbers: Iterable[int]) -> None:
-        """Sync these segments and the folder, in any thread; raises OSError."""
+        """Sync these segments and the folder, and let the kernel forget the older ones; raises OSError.
+
+        In one other thread than the rest.
+        """
         for number in numbers:
-            try:
-                descriptor = os.open(self.path(number), os.O_RDONLY)
-            except FileNotFoundError:  # no row refers to it any more
-                continue
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
+            self._with_file(number, os.fdatasync)
         _sync_folder(self.folder)
+        self._cached.update(numbers)
+        newest = self._new.number
+        for number in [number for number in self._cached if number <= newest - CACHED_SEGMENTS]:
+            self._cached.discard(number)
+            self._with_file(number, lambda file: os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED))
+
+    def _with_file(self, number: int, do: Callable[[int], None]) -> None:
+        try:
+            descriptor = os.open(self.path(number), os.O_RDONLY)
+        except FileNotFoundError:  # no row refers to it any more
+            return
+        try:
+            do(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class Files:

@@ -67,9 +67,10 @@ async def open_spool(
     def open_(lost_power: bool) -> sqlite3.Connection:
         connection = connect(path, fsync, max_bytes + slack_bytes)
         try:
-            segments.open(connection, lost_power=lost_power)
+            synced_id = tables.synced(connection)
+            segments.open(connection, synced_id=synced_id, lost_power=lost_power)
             if lost_power:
-                forget.forget_unsynced(connection, segments, tables.synced(connection))
+                forget.forget_unsynced(connection, segments, synced_id)
         except BaseException:
             connection.close()
             raise
@@ -166,7 +167,7 @@ class Spool:
             raise
         self._totals.update(totals)
         self.written.update(totals)
-        self.checkpoints.wrote(len(rows.lines) * _ROW_BYTES + _TRANSACTION_BYTES)
+        self.checkpoints.wrote(len(rows.lines) * _ROW_BYTES + _TRANSACTION_BYTES, beside=work.bytes)
         self.removed += [channel.id for channel in {channel for channel, _ in work.batches} if channel.removed]
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:

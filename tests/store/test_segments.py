@@ -1,6 +1,7 @@
 """Files of larger batches: what is written, read, given up and cleaned."""
 
 import errno
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -106,6 +107,43 @@ def test_what_a_failed_transaction_wrote_is_written_over(disk: Disk) -> None:
     two = disk.append(1, 1, size=1200)
     assert disk.read(1) == [(0, one), (1, two)]
     assert disk.segments.total == len(one) + len(two)
+
+
+def test_what_the_last_server_left_unsynced_is_synced_by_the_next(disk: Disk) -> None:
+    for first in range(3):
+        disk.append(1, first)
+    numbers, last_id = disk.segments.take_unsynced()
+    assert (numbers, last_id) == ({1}, 3)
+    disk.segments.sync(numbers)
+    tables.note_synced(disk.connection, last_id)
+    for first in range(3, 9):
+        disk.append(1, first)
+    disk.close()
+    again = Disk(disk.path)
+    again.close()
+    synced = Segments(disk.path / "spool", max_bytes=1 << 30, fsync=False)
+    connection = tables.connect(disk.path / "spool.db", fsync=False, max_bytes=1 << 30)
+    synced.open(connection, synced_id=tables.synced(connection), lost_power=False)
+    assert synced.take_unsynced() == ({2, 3}, 9)
+    assert synced.take_unsynced() == (set(), 9)
+    connection.close()
+    synced.close()
+
+
+def test_the_kernel_keeps_the_newest_segments_alone(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[int] = []
+
+    def advise(descriptor: int, start: int, size: int, advice: int) -> None:
+        assert (start, size, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+        dropped.append(int(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    newest = 0
+    for first in range(40):
+        disk.append(1, first)
+        disk.segments.sync(disk.segments.take_unsynced()[0])
+        newest = int(disk.files()[-1])
+    assert dropped == list(range(1, newest - segments.CACHED_SEGMENTS + 1))
 
 
 def test_a_kernel_that_takes_a_little_at_a_time_gets_everything(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +313,7 @@ def test_a_machine_that_stayed_up_has_lost_no_power(tmp_path: Path) -> None:
     assert not directory.lost_power()
     directory.write("run", '{"durability": "commit", "boot": "before", "clean": false}')
     assert directory.lost_power()
-    directory.write("run", '{"durability": "commit", "boot": "before", "clean": true}')
-    assert not directory.lost_power()
+    for kept in ({"durability": "commit", "clean": True}, {"durability": "fsync", "clean": False}):
+        directory.write("run", json.dumps({"boot": "before", **kept}))
+        assert not directory.lost_power()
     directory.close()
