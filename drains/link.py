@@ -83,15 +83,11 @@ class Poller:
         """Call the links that have something to read; ends when cancelled."""
         try:
             while True:
-                events = self._epoll.poll(0, _EVENTS_AT_ONCE)
-                if not events:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    continue
-                for number, _ in events:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())  # a checkpoint, also when there is more
+                for number, _ in self._epoll.poll(0, _EVENTS_AT_ONCE):
                     link = self._links.get(number)
                     if link is not None:
                         link.on_readable()
-                await trio.lowlevel.checkpoint()
         finally:
             self._epoll.close()
 
