@@ -51,6 +51,7 @@ FEW_TIMES = 16  # where the overhead of the other begins to pay
 
 _STANDARD = " - - "  # MSGID `-`, SD `-`
 _DIALECT = " - "  # MSGID `-` and no SD: the Logplex dialect
+_FIRST_HEAD = 250  # characters in which the first frame's separator is, with a usual host
 
 
 Entry = tuple[str, int, Callable[[Iterable[str]], None]]
@@ -74,9 +75,11 @@ def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
     text = data.decode("latin-1")
     lengths = _ASCII_LENGTHS if text.isascii() else _OTHER_LENGTHS
     times: list[str] = []
-    rest = _scan_runs(text, _STANDARD, lengths, entries, learn, times)
+    # Which kind the first frame is says which all probably are; a frame of another kind ends a run unharmed.
+    dialect = text.find(_STANDARD, 0, _FIRST_HEAD) < 0
+    rest = _scan_runs(text, _DIALECT if dialect else _STANDARD, lengths, entries, learn, times)
     if rest:
-        rest = _scan_runs(rest, _DIALECT, lengths, entries, learn, times)
+        rest = _scan_runs(rest, _STANDARD if dialect else _DIALECT, lengths, entries, learn, times)
     if rest:
         rest = _scan_mixed(rest, lengths, entries, learn, times)
     if times and not _conform(times):
