@@ -167,7 +167,7 @@ class Bodies:
         group = self._committer.current
         part = Part(way, group)
         entries = part.entries()
-        taken, rest = scan(body, entries, Learner(self._routing, part))
+        taken, rest = scan(body, entries, Learner(self._routing, part, entries))
         if rest or (expected is not None and taken != expected):
             undo(body.decode("latin-1"), taken, entries)
             return False
@@ -203,7 +203,7 @@ class Bodies:
         rest = body
         if recognisable(body):
             entries = part.entries()
-            learn = Learner(self._routing, part)
+            learn = Learner(self._routing, part, entries)
             at = 0
             text = ""
             while at < len(body):

@@ -240,20 +240,20 @@ class Routing:
 class Learner:
     """Makes the entries of one part (fastpath.Learn); called once a middle and group."""
 
-    __slots__ = ("_entries", "_learned", "_part", "_routing")
+    __slots__ = ("_entries", "_part", "_routing")
 
-    def __init__(self, routing: Routing, part: Part) -> None:
+    def __init__(self, routing: Routing, part: Part, entries: Entries) -> None:
         self._routing = routing
         self._part = part
-        self._learned = part.way.learned
-        self._entries = part.entries()
+        self._entries = entries
 
     def __call__(self, middle: str) -> Entry | None:
         """The entry of a middle, when its channel is known and nothing speaks against it."""
-        route = self._learned.get(middle) or self._routing.learn(middle, self._part)
+        part = self._part
+        route = part.way.learned.get(middle) or self._routing.learn(middle, part)
         if route is None:
             return None
-        entry = self._entries[middle] = route.entry(self._part.group)
+        entry = self._entries[middle] = route.entry(part.group)
         return entry
 
 

@@ -68,7 +68,8 @@ class Stream:
             data = self._rest + data
             self._rest = b""
         if recognisable(data):
-            taken, text = scan(data, part.entries(), Learner(routing, part))
+            entries = part.entries()
+            taken, text = scan(data, entries, Learner(routing, part, entries))
             part.fast += taken
             part.frames += taken
             group.bytes += len(data) - len(text) + 40 * taken

@@ -228,8 +228,8 @@ def _said(headers: dict[bytes, bytes]) -> Said:
     return {
         "expected": None if expected is None else _count(expected, otherwise=-1),
         "request_id": request_id.decode("latin-1") if request_id else None,
-        "dropped": min(_count(headers.get(b"logplex-drop-count", b"0")), MAX_SHIPPER_LOSS),
-        "lost": min(_count(headers.get(b"logplex-lost-count", b"0")), MAX_SHIPPER_LOSS),
+        "dropped": _loss(headers, b"logplex-drop-count"),
+        "lost": _loss(headers, b"logplex-lost-count"),
     }
 
 
@@ -245,6 +245,10 @@ async def _answer(request: Request, outcome: Outcome) -> None:
 
 async def _answer_later(further: Callable[[], Awaitable[Outcome]], request: Request) -> None:
     await _answer(request, await further())
+
+
+def _loss(headers: dict[bytes, bytes], name: bytes) -> int:
+    return min(_count(headers[name]), MAX_SHIPPER_LOSS) if name in headers else 0
 
 
 def _count(value: bytes, *, otherwise: int = 0) -> int:
