@@ -46,12 +46,23 @@ class Line(NamedTuple):
 class Batch:
     """Lines `first` to `end` (exclusive) of one channel, received at `at` (unix ms); immutable.
 
+    `clean` says that the text is known to hold no CR, no inner LF and no invalid UTF-8.
     A `tails_only` batch is for tails and history: drains pass over it (protocol section 9, L14).
     """
 
     __slots__ = ("_http", "_pieces", "at", "count", "data", "end", "first", "form", "tails_only")
 
-    def __init__(self, first: int, count: int, at: int, form: Form, data: bytes, *, tails_only: bool = False) -> None:
+    def __init__(
+        self,
+        first: int,
+        count: int,
+        at: int,
+        form: Form,
+        data: bytes,
+        *,
+        tails_only: bool = False,
+        clean: bool = False,
+    ) -> None:
         self.first = first
         self.count = count
         self.end = first + count
@@ -59,7 +70,7 @@ class Batch:
         self.form = form
         self.data = data
         self.tails_only = tails_only
-        self._http: bytes | None = None
+        self._http = data if clean and form is Form.HTTP else None
         self._pieces: list[bytes] | None = None
 
     @property

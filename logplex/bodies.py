@@ -19,10 +19,11 @@ from .dedupe import Duplicate, First, Pending, Window
 from .errors import CountMismatch
 from .fastpath import recognisable, scan, undo
 from .framing import Frame, body_frames
-from .group import Group, Outcome
+from .group import Group, Outcome, Piece
 from .registry.records import Principal
 from .routing import Learner, Part, Routing, Way
 from .streams import is_incomplete
+from .uniform import first_head, render
 
 SLICE_BYTES = 128 * 1024  # of a body, between two checkpoints: below 2 ms
 STRICT_SLICE = 256  # frames of a body on the strict path, between two checkpoints
@@ -167,15 +168,32 @@ class Bodies:
         group = self._committer.current
         part = Part(way, group)
         entries = part.entries()
-        taken, rest = scan(body, entries, Learner(self._routing, part, entries))
-        if rest or (expected is not None and taken != expected):
-            undo(body.decode("latin-1"), taken, entries)
-            return False
+        learn = Learner(self._routing, part, entries)
+        taken = self._take_uniform(body, part, learn, expected)
+        if not taken:
+            taken, rest = scan(body, entries, learn)
+            if rest or (expected is not None and taken != expected):
+                undo(body.decode("latin-1"), taken, entries)
+                return False
         part.frames = part.fast = taken
         group.bytes += len(body) + 40 * taken
         self._routing.count(part)
         group.compact()
         return True
+
+    def _take_uniform(self, body: bytes, part: Part, learn: Learner, expected: int | None) -> int:
+        """Take a body whose lines all have one host and app; how many there are, 0 for any other body."""
+        head = first_head(body)
+        route = None if head is None else learn.route(head.middle)
+        if head is None or route is None:
+            return 0
+        group = part.group
+        form = group.open_joined(route.channel)
+        rendered = None if form is None else render(body, head, route.render(form), form)
+        if rendered is None or (expected is not None and rendered[0] != expected):
+            return 0
+        group.append_joined(route.channel, Piece(*rendered, clean=True))
+        return rendered[0]
 
     def _commit(self, claim: First | None) -> Group:
         """Have what was put into the open group committed, the request's claim with it: the group that will settle."""

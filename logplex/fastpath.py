@@ -40,11 +40,12 @@ _OTHER_LENGTHS = _lengths(MAX_TEXT_BYTES // 3 - 1)
 # RFC 3339 with a fraction of at most 6 digits, a second of at most 59 and no 29 February (the strict path knows leap
 # years): what every output takes as it is (protocol section 7). Bytes, because the library takes text apart again to
 # count its characters.
-_CONFORMING = (
-    rb"(?:[0-9]{4}-"
+TIME = (
+    rb"[0-9]{4}-"
     rb"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
-    rb"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])\n)*"
+    rb"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
+_CONFORMING = rb"(?:" + TIME + rb"\n)*"
 _TIMES = re2.compile(_CONFORMING)
 _FEW = re.compile(_CONFORMING)  # no part of it can match in two ways, so it is linear too
 FEW_TIMES = 16  # where the overhead of the other begins to pay

@@ -45,6 +45,7 @@ class Piece(NamedTuple):
 
     lines: int
     data: bytes
+    clean: bool = False  # batch.py
 
 
 class Sealed(NamedTuple):
@@ -104,6 +105,15 @@ class Group:
             return form, lines.extend
         return self._forms[channel], lines.extend
 
+    def open_joined(self, channel: Channel) -> Form | None:
+        """As `open`, for lines that are joined already; None when there are odd ones before them."""
+        return None if channel in self._odd else self.open(channel)[0]
+
+    def append_joined(self, channel: Channel, piece: Piece) -> None:
+        """Add lines of the form that `open_joined` gave."""
+        self._join(channel, self._lines[channel])
+        self._pieces.setdefault(channel, []).append(piece)
+
     def append_raw(self, channel: Channel, pri: int, time: bytes, source: bytes, process: bytes, text: bytes) -> None:
         """Add a line that does not have the channel's form."""
         self._append_odd(channel, raw_frame(pri, time, source, process, text), tails_only=False)
@@ -126,12 +136,14 @@ class Group:
             return
         self._compact_at = self.bytes + COMPACT_BYTES
         for channel, lines in self._lines.items():
-            if lines and channel not in self._odd:
-                pieces = self._pieces.setdefault(channel, [])
-                pieces += [
-                    Piece(batch.count, batch.data) for batch in _batches(lines, 0, 0, Form.RAW, tails_only=False)
-                ]
-                lines.clear()
+            if channel not in self._odd:
+                self._join(channel, lines)
+
+    def _join(self, channel: Channel, lines: list[str]) -> None:
+        if lines:
+            pieces = self._pieces.setdefault(channel, [])
+            pieces += [Piece(batch.count, batch.data) for batch in _batches(lines, 0, 0, Form.RAW, tails_only=False)]
+            lines.clear()
 
     def open_own(self, channel: Channel) -> int:
         """How many of them are ours."""
@@ -244,16 +256,19 @@ def _joined_batches(pieces: list[Piece], first: int, at: int, form: Form) -> lis
     batches = []
     parts: list[bytes] = []
     count = size = 0
+    clean = True
     for piece in pieces:
         if parts and size + len(piece.data) > MAX_BATCH_BYTES:
-            batches.append(Batch(first, count, at, form, b"".join(parts)))
+            batches.append(Batch(first, count, at, form, b"".join(parts), clean=clean))
             first += count
             parts = []
             count = size = 0
+            clean = True
         parts.append(piece.data)
         count += piece.lines
         size += len(piece.data)
-    batches.append(Batch(first, count, at, form, b"".join(parts)))
+        clean = clean and piece.clean
+    batches.append(Batch(first, count, at, form, b"".join(parts), clean=clean))
     return batches
 
 

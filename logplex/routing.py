@@ -58,11 +58,15 @@ class Route:
     def entry(self, group: Group) -> Entry:
         """The entry of this middle in an open group."""
         form, extend = group.open(self.channel)
+        return self.render(form), self._extra, extend
+
+    def render(self, form: Form) -> str:
+        """What stands between time and message."""
         if form is not self._form:
             self._form = form
             self._rendered = f" host{self._tail}" if form is Form.HTTP else f" {_HOLE}{self._tail}- "
             self._extra = len(self._rendered) - 6 - self._length
-        return self._rendered, self._extra, extend
+        return self._rendered
 
 
 class Way:
@@ -249,12 +253,16 @@ class Learner:
 
     def __call__(self, middle: str) -> Entry | None:
         """The entry of a middle, when its channel is known and nothing speaks against it."""
-        part = self._part
-        route = part.way.learned.get(middle) or self._routing.learn(middle, part)
+        route = self.route(middle)
         if route is None:
             return None
-        entry = self._entries[middle] = route.entry(part.group)
+        entry = self._entries[middle] = route.entry(self._part.group)
         return entry
+
+    def route(self, middle: str) -> Route | None:
+        """The route of a middle, under the same conditions."""
+        part = self._part
+        return part.way.learned.get(middle) or self._routing.learn(middle, part)
 
 
 def now_ms() -> int:

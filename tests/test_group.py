@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from logplex.batch import HOLE, Batch, Form
 from logplex.channel import Channel, Channels, NoHistory
 from logplex.fastpath import PARTS
-from logplex.group import MAX_BATCH_BYTES, Group
+from logplex.group import MAX_BATCH_BYTES, Group, Piece
 
 TIME = "2026-11-22T02:50:00Z"
 CHANNELS = (1, 2, 3)
@@ -38,6 +38,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.group = Group()
         self.model: dict[int, list[tuple[str, bool]]] = {number: [] for number in CHANNELS}
         self.own = dict.fromkeys(CHANNELS, 0)
+        self.odd: set[int] = set()
 
     @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=30))
     def take(self, number: int, lines: list[str]) -> None:
@@ -46,6 +47,17 @@ class GroupMachine(RuleBasedStateMachine):
             extend(parts(form, text))
             self.group.bytes += len(text) + 80
         self.model[number] += [(text, False) for text in lines]
+
+    @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, min_size=1, max_size=30))
+    def take_joined(self, number: int, lines: list[str]) -> None:
+        channel = self.channels[number]
+        form = self.group.open_joined(channel)
+        assert (form is None) == (number in self.odd)
+        if form is not None:
+            data = "".join("".join(parts(form, text)) for text in lines).encode()
+            self.group.append_joined(channel, Piece(len(lines), data, clean=True))
+            self.group.bytes += len(data)
+            self.model[number] += [(text, False) for text in lines]
 
     @rule(number=st.sampled_from(CHANNELS), text=texts, tails_only=st.booleans(), own=st.booleans())
     def take_odd(self, number: int, text: str, tails_only: bool, own: bool) -> None:
@@ -56,6 +68,7 @@ class GroupMachine(RuleBasedStateMachine):
         else:
             self.group.append_raw(channel, 13, b"odd", b"app", b"-", text.encode())
         self.model[number].append((text, own and tails_only))
+        self.odd.add(number)
 
     @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=5), odd=texts, changes=st.booleans())
     def absorb(self, number: int, lines: list[str], odd: str, changes: bool) -> None:
@@ -70,6 +83,7 @@ class GroupMachine(RuleBasedStateMachine):
             channel.form = Form.HTTP if form is Form.SYSLOG else Form.SYSLOG
         self.group.absorb(other)
         self.model[number] += [(text, False) for text in (*lines, odd)]
+        self.odd.add(number)
 
     @rule()
     def join(self) -> None:
@@ -81,6 +95,7 @@ class GroupMachine(RuleBasedStateMachine):
         assert self.group.forget(self.channels[number]) == len(self.model[number])
         self.model[number] = []
         self.own[number] = 0
+        self.odd.discard(number)
 
     @rule()
     @precondition(lambda self: any(self.model.values()))

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("logplex", "drains")
 
 STREAMS = "router bodies streams routing group commit catchup registry tail rendering fanout sessions channel"
-VALUES = "ring batch ledger framing message fastpath fields filters dedupe printable log config errors"
+VALUES = "ring batch ledger framing message fastpath uniform fields filters dedupe printable log config errors"
 # From the top to the bottom; a package stands for all its modules.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"logplex.__main__"}),

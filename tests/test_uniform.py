@@ -1,0 +1,89 @@
+"""That all ways agree is in tests/test_fastpath.py; here is what the quickest one is there for."""
+
+import pytest
+
+from logplex.batch import HOLE, Batch, Form
+from logplex.uniform import LEAST_BYTES, MOST_BYTES, Head, first_head, render
+
+TIME = "2026-11-22T02:50:00.123456+00:00"
+APP = "t.00000001-0000-4000-8000-000000000001"
+RENDERED = {Form.HTTP: " host app {} - ", Form.SYSLOG: f" {HOLE.decode()} app {{}} - - "}
+TEXTS = ["x", *(f"text {'y' * number} - - [z]" for number in (*range(100), 900, 1000))]  # counts of 2, 3 and 4 digits
+
+
+def body(*texts: str, end: str = " - - ", host: str = "shuttle", processes: tuple[str, ...] = ("web.1",)) -> bytes:
+    lines = []
+    for number, text in enumerate(texts):
+        process = processes[number % len(processes)]
+        line = f"<{number % 192}>1 {TIME} {host} {APP} {process}{end}{text}\n"
+        lines.append(f"{len(line)} {line}")
+    return "".join(lines).encode()
+
+
+def rendered(data: bytes, form: Form) -> Batch | None:
+    head = first_head(data)
+    assert head is not None
+    found = render(data, head, RENDERED[form].format(head.process.decode()), form)
+    return None if found is None else Batch(0, found[0], 0, form, found[1], clean=True)
+
+
+@pytest.mark.parametrize("form", [Form.HTTP, Form.SYSLOG])
+@pytest.mark.parametrize("end", [" - - ", " - "])
+def test_all_lines_of_one_process_are_rendered_together(form: Form, end: str) -> None:
+    batch = rendered(body(*TEXTS, end=end), form)
+    assert batch is not None
+    assert [line.text.decode() for line in batch.lines()] == TEXTS
+    assert {(line.source, line.process) for line in batch.lines()} == {(b"app", b"web.1")}
+    parsed = Batch(0, batch.count, 0, form, batch.data)
+    assert (batch.http(), batch.syslog(HOLE)) == (parsed.http(), parsed.syslog(HOLE))
+    assert [line.pri for line in batch.lines()] == [b"%d" % (number % 192) for number in range(len(TEXTS))]
+
+
+@pytest.mark.parametrize(("form", "end"), [(Form.HTTP, " - "), (Form.SYSLOG, " - - ")])
+def test_where_heads_end_as_they_are_kept_processes_may_differ(form: Form, end: str) -> None:
+    processes = ("web.1", "router", "-", "p" * 128)
+    batch = rendered(body(*TEXTS, end=end, processes=processes), form)
+    assert batch is not None
+    assert [line.process.decode() for line in batch.lines()[:4]] == list(processes)
+    assert [line.text.decode() for line in batch.lines()] == TEXTS
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        body("x", host="other"),
+        body("x").replace(b"web.1", b"web.2"),  # the count still fits
+        body("x").replace(b"<0>", b"<192>"),
+        body("x").replace(b"2026-11-22", b"2026-11-31"),
+        body("x").replace(b"shuttle", b"SHUTTLE").replace(b"- x", b"- x shuttle " + APP.encode()),
+        body("x" * 3000),
+        body("\1"),
+        body("ö"),
+        body("x")[:-1],
+        body("x") + b"\n",
+        body("two\nlines"),
+        body(""),
+        b"1" + body("x"),
+        b"0" + body("x"),
+    ],
+)
+def test_one_odd_line_leaves_the_body_to_the_others(odd: bytes) -> None:
+    usual = body(*TEXTS[:20])
+    head = Head(b"shuttle", APP.encode(), b"web.1", b" - - ")
+    for data in (odd + usual, usual + odd, usual + odd + usual):
+        if first_head(data) == head:
+            assert rendered(data, Form.HTTP) is None
+
+
+@pytest.mark.parametrize("text", ["- x", "[x] y", "-"])
+def test_in_the_dialect_what_could_be_structured_data_is_for_the_others(text: str) -> None:
+    for form in (Form.HTTP, Form.SYSLOG):
+        assert rendered(body(*TEXTS, text, end=" - "), form) is None
+
+
+def test_small_and_very_large_bodies_are_not_looked_at() -> None:
+    one = body("x" * 501)
+    assert first_head(one * (LEAST_BYTES // len(one))) is None
+    assert first_head(one * (LEAST_BYTES // len(one) + 1)) is not None
+    assert first_head(one * (MOST_BYTES // len(one))) is not None
+    assert first_head(one * (MOST_BYTES // len(one) + 1)) is None
