@@ -12,6 +12,7 @@ Rules of ours (RFC 9112 unless said otherwise):
   be the real ones. Two lengths, a length beside chunked, bare LF or CR and folded lines are refused by llhttp.
 * `Upgrade` is ignored and the body still read (RFC 9110 section 7.8), although llhttp would end the message there.
 * A connection persists only in 1.1 without `Connection: close`; a 1.0 client gets its answer and the end.
+* A request that is all there, and has a head like the one before, is understood without llhttp (template.py).
 * Trailers are read and dropped. CONNECT has no place here: 405.
 """
 
@@ -20,7 +21,9 @@ from typing import Final
 
 import httptools
 
+from .head import Head
 from .refusal import Refusal
+from .template import Template, template
 
 MAX_FIELDS = 100  # Apache's LimitRequestFields
 
@@ -46,35 +49,6 @@ _hosts: set[bytes | None] = set()
 _MAX_HOSTS = 1000
 
 
-class Head:
-    """The head of a request: names of headers are in lower case, `path` and `query` as sent, still escaped."""
-
-    __slots__ = (
-        "chunked",
-        "expects_continue",
-        "headers",
-        "http_1_0",
-        "keep_alive",
-        "length",
-        "method",
-        "path",
-        "query",
-    )
-
-    def __init__(self, method: bytes, path: bytes, query: bytes, headers: dict[bytes, bytes], http_1_0: bool) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.http_1_0 = http_1_0
-        length = headers.get(b"content-length")
-        self.length = None if length is None else int(length)
-        self.chunked = b"transfer-encoding" in headers
-        connection = headers.get(b"connection")
-        self.keep_alive = not http_1_0 and (connection is None or b"close" not in _tokens(connection))
-        self.expects_continue = b"expect" in headers and not http_1_0
-
-
 class RequestParser:
     """One request at a time: `feed` until `complete`, then `reset`.
 
@@ -91,6 +65,7 @@ class RequestParser:
         "_max_header_bytes",
         "_tail",
         "_target",
+        "_template",
         "body",
         "body_bytes",
         "complete",
@@ -100,6 +75,7 @@ class RequestParser:
     def __init__(self, max_header_bytes: int) -> None:
         self._max_header_bytes = max_header_bytes
         self._llhttp = httptools.HttpRequestParser(self)
+        self._template: Template | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -129,7 +105,12 @@ class RequestParser:
         if self._fed == 0 and self.head is None:  # the usual case: a whole head at once, and no byte counted twice
             stop = data.find(_END, start, min(end, start + self._max_header_bytes)) + 4
             if stop > 3:
+                whole = bytes(view[start:stop])
+                if self._template is not None and (after := self._repeat(whole, view, stop, end)):
+                    return after
                 self._parse(view[start:stop])
+                if self.head is not None:
+                    self._template = template(whole, self.head)
                 start = stop
         while start < end and not self.complete:
             if self.head is not None and self.head.length is not None:
@@ -139,6 +120,19 @@ class RequestParser:
                 stop = self._feed_counted(data, view, start, end)
             start = stop
         return start
+
+    def _repeat(self, whole: bytes, view: memoryview, start: int, end: int) -> int:
+        """Read a request that is all there, if its head is like the one before: where it ends, or 0."""
+        head = self._template.read(whole) if self._template is not None else None
+        if head is None or head.length is None or head.length > end - start:
+            return 0
+        stop = start + head.length
+        self.head = head
+        self.body_bytes = head.length
+        if head.length:
+            self.body.append(bytes(view[start:stop]))
+        self.complete = True
+        return stop
 
     def _feed_counted(self, data: bytes | bytearray, view: memoryview, start: int, end: int) -> int:
         """Feed a part of a head or of a chunked body, up to an empty line, and count it."""
@@ -281,7 +275,3 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         self.complete = True
-
-
-def _tokens(value: bytes) -> list[bytes]:
-    return [token.strip() for token in value.lower().split(b",")]

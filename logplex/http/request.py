@@ -18,7 +18,8 @@ from ..ledger import Ledger
 from . import answer
 from .answer import Headers
 from .bodies import UNCOUNTED_BYTES, Bodies, Holding
-from .parser import Head, RequestParser
+from .head import Head
+from .parser import RequestParser
 from .refusal import ClientGone, Refusal
 from .stream import Stream
 from .wire import PACE_SECONDS, Wire

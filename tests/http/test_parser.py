@@ -215,3 +215,54 @@ def test_rubbish_is_refused_or_read_and_nothing_else_happens(rubbish: bytes, whi
     cuts = [cut for cut in cuts if cut < len(stream)]
     with suppress(Refusal):
         parse(stream, cuts)
+
+
+def again(name: bytes, value: bytes, rest: bytes = b"hello") -> bytes:
+    """A request of a client that sends nearly the same each time."""
+    lines = {
+        b"Host": b"a",
+        b"Authorization": b"Basic dA==",
+        b"Content-Length": b"5",
+        b"X-Request-Id": b"1",
+        b"X": b"y",
+    }
+    head = b"".join(b"%b: %b\r\n" % field for field in (lines | {name: value}).items())
+    return b"POST /logs?a HTTP/1.1\r\n" + head + b"\r\n" + rest
+
+
+values = st.one_of(
+    st.sampled_from(
+        [b"5", b"05", b"0", b"6", b"+5", b"5 ", b" 5", b"5, 5", b"", b"\xb2", b"a b", b"9" * 19, b"x" * 500]
+    ),
+    st.text(alphabet="5 \t\0\x7f\n\rab:\xe4", max_size=8).map(lambda text: text.encode("latin-1")),
+)
+names = st.sampled_from(
+    b"Host Authorization authorization Content-Length CONTENT-LENGTH Content_Length X X-Request-Id X-Request-ID "
+    b"Logplex-Msg-Count Connection Upgrade Transfer-Encoding".split()
+)
+
+
+@given(st.lists(st.builds(again, names, values), max_size=3), st.integers(0, 5))
+def test_a_head_like_the_one_before_says_what_it_says_alone(requests: list[bytes], cut: int) -> None:
+    usual = again(b"X-Request-Id", b"2")
+    parser = RequestParser(LIMIT)
+    for data in (usual, *requests, usual, usual[: len(usual) - cut]):
+        alone = told(RequestParser(LIMIT), data)
+        assert told(parser, data) == alone
+        if not parser.complete or parser.head is None or not parser.head.keep_alive:
+            return
+        parser.reset()
+
+
+def told(parser: RequestParser, data: bytes) -> list[object]:
+    """All that a parser says of a request and what is behind it."""
+    said: list[object] = []
+    try:
+        said.append(parser.feed(data, 0, len(data)))
+    except Refusal as refusal:
+        return [refusal.status, str(refusal)]
+    head = parser.head
+    if head is not None:
+        said += [head.method, head.path, head.query, head.headers, head.length, head.chunked]
+        said += [head.keep_alive, head.http_1_0, head.expects_continue]
+    return [*said, b"".join(parser.body), parser.body_bytes, parser.complete, parser.started]
