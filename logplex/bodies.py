@@ -115,7 +115,16 @@ class Bodies:
                     self._commit(claim).when_settled(done)
                     return None
                 return partial(self._take_slowly, body, principal, claim, expected, lenient, 0, 0)
-        return partial(self._take, body, principal, expected, lenient, request_id, dropped, lost)
+        return partial(
+            self.take,
+            body,
+            principal,
+            expected=expected,
+            lenient=lenient,
+            request_id=request_id,
+            dropped=dropped,
+            lost=lost,
+        )
 
     def _repeated(self) -> Outcome:
         self._ledger.duplicates += 1

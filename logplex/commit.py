@@ -8,6 +8,8 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 * A group that somebody waits for is written as soon as the one before is on disk; others after `QUICK_SECONDS`, those
   of many channels later (a row costs as much as many lines), all within `group_seconds`. Cursors and counters that
   change without lines are written within `SAVE_SECONDS`.
+* While all goes well no task stands between a group and its commit: `flush` begins one, and the store's answer shows
+  it and begins the next. So groups stay small when the loop is busy. `run` does what has to wait, and all trouble.
 * *Degraded* begins with a write error or a commit that is not back in time, is noted before anything is shown from
   memory, and ends without a restart. `accept` shows groups from memory; what the rings still hold is written on
   healing, the rest is a gap in the spool that readers count as lost. `refuse` shows nothing and tries the same group
@@ -43,17 +45,24 @@ INLINE_BYTES = 4 * 1024 * 1024  # what is missing in the spool when the last ste
 class Spool(Protocol):
     """Where groups are written (store/spool.py)."""
 
-    async def append(self, work: Work) -> None:
-        """Commit one transaction; raises StoreError."""
+    def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
+        """Commit one transaction; `arrived` is told in the loop what came of it. Never waits."""
 
 
 class _Write:
-    """One transaction on its way."""
+    """One transaction on its way; with a group, unless it only catches up."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, group: Group | None = None, sealed: list[Sealed] | None = None) -> None:
         self.work = work
+        self.group = group
+        self.sealed = sealed or []
         self.done = trio.Event()
         self.error: StoreError | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it is known to be on disk."""
+        return self.done.is_set() and self.error is None
 
 
 async def _note_nothing(_since: float | None) -> None:
@@ -92,13 +101,15 @@ class Committer:
         self._urgent = trio.Event()
         self._room = trio.Event()
         self._due = CatchUp()
+        self._flight: _Write | None = None  # a group on its way, as long as nothing is wrong
+        self._failure: Exception | None = None  # a bug that `run` is to raise
+        self._began = 0.0  # when the current group got its first lines
         self._write: _Write | None = None  # on its way while degraded: hanging, or catching up
         self._next_try = 0.0
         self._closed_number = 0
         self.closed: deque[tuple[int, dict[str, object]]] = deque(maxlen=CLOSED_PAGES)
         """Closed pages, the newest of a week, by the time (unix ns) at which they were closed."""
         self._saved_node: dict[str, object] = {}
-        self._nursery: trio.Nursery
 
     @property
     def uncommitted_bytes(self) -> int:
@@ -120,9 +131,16 @@ class Committer:
             self._show(group.seal(_now_ms()), stored=False)
             self._settle(group, Outcome.DONE)
             return
-        self._filled.set()
+        if not self._filled.is_set():
+            self._began = trio.current_time()
+            self._filled.set()
         if group.waiting:
             self._urgent.set()
+        elif self._is_ripe():
+            try:
+                self._begin()
+            except Exception as exc:  # noqa: BLE001 - not the fault of the input that has called
+                self._failure = exc
 
     async def room(self) -> None:
         """Wait while too much is uncommitted; the input that waits is not read."""
@@ -142,30 +160,99 @@ class Committer:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until cancelled; `finish` first, or what was not committed is lost."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            if self._spool is None:
-                await trio.sleep_forever()
-            while True:
-                with trio.move_on_after(SAVE_SECONDS):
-                    await self._filled.wait()
-                if not self.current and not self._has_something_due():
-                    continue
-                if self.current and not self.current.waiting:
-                    await self._fill()
-                self._filled = trio.Event()
-                self._urgent = trio.Event()
-                await self._commit()
+        task_status.started()
+        if self._spool is None:
+            await trio.sleep_forever()
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._flight is not None:
+                await self._watch(self._flight)
+                continue
+            with trio.move_on_after(SAVE_SECONDS):
+                await self._filled.wait()
+            if self.current and not self.current.waiting and self._flight is None:
+                await self._fill()
+            if self._flight is None and (self.current or self._has_something_due()):
+                if self.degraded_since is None:
+                    self._begin()
+                else:
+                    await self._commit_degraded()
 
     async def _fill(self) -> None:
         """Wait while more lines come into the group, until it is worth its commit or somebody waits for it."""
-        with trio.move_on_after(min(QUICK_SECONDS, self._group_seconds)):
-            await self._urgent.wait()
-        more = min(CHANNEL_SECONDS * len(self.current), self._group_seconds) - QUICK_SECONDS
-        if more > 0:
-            with trio.move_on_after(more):
+        for _ in range(2):  # more channels may have come meanwhile
+            with trio.move_on_at(self._began + self._fill_seconds()):
                 await self._urgent.wait()
+
+    def _fill_seconds(self) -> float:
+        return min(max(QUICK_SECONDS, CHANNEL_SECONDS * len(self.current)), self._group_seconds)
+
+    def _is_ripe(self) -> bool:
+        """Whether the current group may begin its commit now."""
+        if self._committing or self._flight is not None or self.degraded_since is not None:
+            return False
+        return self.current.waiting or trio.current_time() >= self._began + self._fill_seconds()
+
+    def _begin(self) -> None:
+        """Seal the current group, and send it to the store."""
+        group, sealed = self._seal()
+        write = self._flight = _Write(self._work(sealed, group), group, sealed)
+        self._start(write)
+
+    def _seal(self) -> tuple[Group, list[Sealed]]:
+        group = self.current
+        self.current = Group()
+        self._filled = trio.Event()
+        self._urgent = trio.Event()
+        self._committing = True
+        self._committing_bytes = group.bytes
+        return group, group.seal(_now_ms())
+
+    def _start(self, write: _Write) -> None:
+        assert self._spool is not None
+
+        def arrived(error: StoreError | None) -> None:
+            write.error = error
+            if error is None:
+                self._saved_node = write.work.node
+                if self._flight is write:
+                    self._land(write)
+            write.done.set()
+
+        self._spool.start(write.work, arrived)
+
+    def _land(self, write: _Write) -> None:
+        """A group is on disk, in time: show it, and begin the one that has filled meanwhile."""
+        self._flight = None
+        self._shown_and_stored(write)
+        self._end_commit()
+        if self.current and self._is_ripe():
+            self._begin()
+
+    def _shown_and_stored(self, write: _Write) -> None:
+        assert write.group is not None
+        self._due.stored(write.work)
+        self._count_stored(write.work, write.work.healed)
+        self._show(write.sealed, stored=True)
+        self._settle(write.group, Outcome.DONE)
+
+    def _end_commit(self) -> None:
+        self._committing = False
+        self._committing_bytes = 0
+        room, self._room = self._room, trio.Event()
+        room.set()
+
+    async def _watch(self, write: _Write) -> None:
+        """Wait until a group has landed; see to it when it does not."""
+        with trio.move_on_after(self._timeout_seconds):
+            await write.done.wait()
+        if self._flight is write:
+            self._flight = None
+            try:
+                await self._store(write)
+            finally:
+                self._end_commit()
 
     async def finish(self) -> None:
         """Commit what is there, then cursors and counters as they are now; for a clean stop, with inputs closed.
@@ -188,53 +275,52 @@ class Committer:
         await self._healed()
 
     async def _append(self, work: Work) -> None:
-        assert self._spool is not None
-        await self._spool.append(work)
+        write = _Write(work)
+        self._start(write)
+        await write.done.wait()
+        if write.error is not None:
+            raise write.error
         self._due.stored(work)
         self._count_stored(work, work.healed)
 
-    async def _commit(self) -> None:
-        group = self.current
-        self.current = Group()
-        self._committing = True
-        self._committing_bytes = group.bytes
+    async def _commit_degraded(self) -> None:
+        group, sealed = self._seal()
         try:
-            sealed = group.seal(_now_ms())
-            if self.degraded_since is None or self._refuse or await self._can_heal():
-                await self._store(group, sealed)
+            if self._refuse or await self._can_heal():
+                write = _Write(self._work(sealed, group), group, sealed)
+                await self._try(write)
+                await self._store(write)
             else:
                 self._show_from_memory(group, sealed, self._work(sealed, group, take=False))
                 self._catch_up()
         finally:
-            self._committing = False
-            self._committing_bytes = 0
-            room, self._room = self._room, trio.Event()
-            room.set()
+            self._end_commit()
 
-    async def _store(self, group: Group, sealed: list[Sealed]) -> None:
-        """Write the group; show it when it is on disk, or as the degraded state has it."""
-        work = self._work(sealed, group)
+    async def _try(self, write: _Write) -> None:
+        self._start(write)
+        with trio.move_on_after(self._timeout_seconds):
+            await write.done.wait()
+
+    async def _store(self, write: _Write) -> None:
+        """Show a group whose write is late or has failed: when it is on disk, or as the degraded state has it."""
+        assert write.group is not None
         while True:
-            write = self._start(work)
-            with trio.move_on_after(self._timeout_seconds):
-                await write.done.wait()
             if not write.done.is_set():
                 await self._degrade(f"a commit takes longer than {self._timeout_seconds:g} s")
             elif write.error is not None:
                 await self._degrade(str(write.error))
-            if self.degraded_since is not None and not self._refuse and not _succeeded(write):
+            if self.degraded_since is not None and not self._refuse and not write.succeeded:
                 self._write = write
-                self._show_from_memory(group, sealed, None)
+                self._show_from_memory(write.group, write.sealed, None)
                 return
             await write.done.wait()  # a hanging commit may still succeed: no line must be written twice
             if write.error is None:
-                self._due.stored(work)
-                self._count_stored(work, work.healed)
-                self._show(sealed, stored=True)
-                self._settle(group, Outcome.DONE)
+                self._shown_and_stored(write)
                 await self._healed()
                 return
             await trio.sleep(RETRY_SECONDS)
+            write = _Write(write.work, write.group, write.sealed)
+            await self._try(write)
 
     def _show_from_memory(self, group: Group, sealed: list[Sealed], work: Work | None) -> None:
         """Show lines that the spool lacks; `work` is what would have gone with them, if it is not on its way."""
@@ -270,20 +356,6 @@ class Committer:
     def _has_something_due(self) -> bool:
         self._due.moved(self.cursors())
         return bool(self._due) or self.degraded_since is not None or self.node_row() != self._saved_node
-
-    def _start(self, work: Work) -> _Write:
-        write = _Write(work)
-        self._nursery.start_soon(self._run_write, write)
-        return write
-
-    async def _run_write(self, write: _Write) -> None:
-        assert self._spool is not None
-        try:
-            await self._spool.append(write.work)
-            self._saved_node = write.work.node
-        except StoreError as exc:
-            write.error = exc
-        write.done.set()
 
     def _show(self, sealed: list[Sealed], *, stored: bool) -> None:
         for channel, batches in sealed:
@@ -328,7 +400,8 @@ class Committer:
     def _catch_up(self) -> None:
         """Write a part of what is missing, beside the groups that go on being shown."""
         if self._write is None and trio.current_time() >= self._next_try:
-            self._write = self._start(self._work(max_bytes=INLINE_BYTES))
+            self._write = _Write(self._work(max_bytes=INLINE_BYTES))
+            self._start(self._write)
 
     async def _settle_late_write(self) -> bool:
         """Count what a write that went on beside the groups has stored; True while it is not back."""
@@ -351,10 +424,6 @@ class Committer:
         for channel, batch in work.batches[:batches]:
             channel.page.memory -= batch.count
             channel.page.stored += batch.count
-
-
-def _succeeded(write: _Write) -> bool:
-    return write.done.is_set() and write.error is None
 
 
 def _now_ms() -> int:

@@ -1,5 +1,7 @@
 """Groups, their order, and the degraded state, against a store that does as it is told."""
 
+from collections.abc import Callable
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -28,13 +30,16 @@ class Store:
     def hold(self) -> None:
         self.go_on = trio.Event()
 
-    async def append(self, work: Work) -> None:
+    def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
         self.tries += 1
+        trio.lowlevel.spawn_system_task(self._write, work, arrived)
+
+    async def _write(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
         await trio.lowlevel.checkpoint()
         await self.go_on.wait()
-        if self.error is not None:
-            raise self.error
-        self.works.append(work)
+        if self.error is None:
+            self.works.append(work)
+        arrived(self.error)
 
     def positions(self, channel: Channel) -> list[int]:
         return [

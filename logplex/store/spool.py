@@ -17,10 +17,12 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgpack
+import outcome
 import structlog
 import trio
 
@@ -157,18 +159,29 @@ class Spool:
         self._totals: dict[int, int] = {}  # channel → bytes ever written
         self._to_close: dict[int, str] = {}  # removed channels whose page is only here
 
-    async def append(self, work: Work) -> None:
-        """Commit one group with its cursors, counters and ids; raises StoreError."""
+    def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
+        """Commit one group with its cursors, counters and ids; tell `arrived` in the loop when it has ended."""
         rows, totals = self._rows(work)
-        try:
-            await self.thread.run(tables.append, self.segments, rows)
-        except StoreError as exc:
-            await self._failed(exc)
-            raise
-        self._totals.update(totals)
-        self.written.update(totals)
-        self.checkpoints.wrote(len(rows.lines) * _ROW_BYTES + _TRANSACTION_BYTES, beside=work.bytes)
-        self.removed += [channel.id for channel in {channel for channel, _ in work.batches} if channel.removed]
+
+        def written(result: outcome.Outcome[None]) -> None:
+            if isinstance(result, outcome.Error) and isinstance(result.error, StoreError):
+                self.thread.submit(self._help, partial(helped, result.error), result.error)
+                return
+            result.unwrap()
+            self._totals.update(totals)
+            self.written.update(totals)
+            self.checkpoints.wrote(len(rows.lines) * _ROW_BYTES + _TRANSACTION_BYTES, beside=work.bytes)
+            self.removed += [channel.id for channel in {channel for channel, _ in work.batches} if channel.removed]
+            arrived(None)
+
+        def helped(error: StoreError, result: outcome.Outcome[None]) -> None:
+            if not (isinstance(result, outcome.Error) and isinstance(result.error, StoreError)):
+                result.unwrap()  # only a disk that is no better may go unmentioned
+            if is_full(error):
+                self.full.set()
+            arrived(error)
+
+        self.thread.submit(tables.append, written, self.segments, rows)
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
         """Batches from `cursor` (or the first that is held behind it) up to `end`, ascending, without a gap."""
@@ -283,22 +296,15 @@ class Spool:
         state += [(int(tables.Kind.CLOSED), page.number, msgpack.packb(page.row)) for page in work.closed]
         return state, gone, b"".join([digest for digest, _ in work.ids])
 
-    async def _failed(self, exc: StoreError) -> None:
-        """A write failed: do what helps the next one."""
-        if error_code(exc) in _DAMAGED:
-            await self.thread.run(lambda _: self._directory.note_damaged())
-            log.error("spool_damaged", reason=str(exc), then="it is set aside at the next start")
-        if is_full(exc) and not self.full.is_set():
-            if await self.thread.run(self._give_up_reserve):
-                log.error("disk_full", given_up=str(self.reserve.path))
-            self.full.set()
-
-    def _give_up_reserve(self, connection: sqlite3.Connection) -> bool:
-        """In the thread: what the log holds gets the room first, so that the log can begin again for deleting."""
-        given_up = self.reserve.give_up()
-        if given_up:
+    def _help(self, connection: sqlite3.Connection, error: StoreError) -> None:
+        """In the thread: a write failed; do what helps the next one."""
+        if error_code(error) in _DAMAGED:
+            self._directory.note_damaged()
+            log.error("spool_damaged", reason=str(error), then="it is set aside at the next start")
+        # What the log holds gets the room of the reserve first, so that the log can begin again for deleting.
+        if is_full(error) and self.reserve.give_up():
+            log.error("disk_full", given_up=str(self.reserve.path))
             checkpoint(connection)
-        return given_up
 
 
 def _set_aside(path: Path, folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """`/logs` over the real router."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -83,9 +83,8 @@ async def shipping(*, lenient: bool = False, spool: Spool | None = None) -> Asyn
 class FailingSpool:
     """A disk that takes nothing."""
 
-    async def append(self, work: Work) -> None:
-        await trio.lowlevel.checkpoint()
-        raise StoreError("disk I/O error")
+    def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
+        trio.lowlevel.current_trio_token().run_sync_soon(arrived, StoreError("disk I/O error"))
 
 
 class SlowSpool:
@@ -95,9 +94,13 @@ class SlowSpool:
         self.asked = 0
         self.go_on = trio.Event()
 
-    async def append(self, work: Work) -> None:
+    def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
         self.asked += 1
+        trio.lowlevel.spawn_system_task(self._write, arrived)
+
+    async def _write(self, arrived: Callable[[StoreError | None], None]) -> None:
         await self.go_on.wait()
+        arrived(None)
 
 
 async def test_what_is_acknowledged_is_there_for_readers() -> None:
