@@ -180,17 +180,19 @@ class Segments:
         for segment, size in dead.items():
             connection.execute("UPDATE segments SET live = live - ? WHERE number = ?", (size, segment))
 
-    def sweep(self, connection: sqlite3.Connection) -> bool:
-        """Delete the files that no row refers to, outside of a transaction; whether there were any."""
-        dead = connection.execute(
-            "DELETE FROM segments WHERE live <= 0 AND number NOT IN (?, ?) RETURNING number, bytes",
-            (self._new.number, self._kept.number),
-        ).fetchall()
+    def sweep(self, connection: sqlite3.Connection) -> None:
+        """Delete the files that no row refers to, outside of a transaction.
+
+        No number is used again: a reader that still looks for what has gone must not find something else.
+        """
+        dead = connection.execute("DELETE FROM segments WHERE live <= 0 RETURNING number, bytes").fetchall()
         for number, size in dead:
+            for opened in (self._new, self._kept):
+                if opened.number == number:
+                    opened.close()
             self.path(number).unlink(missing_ok=True)
-            self.unsynced.discard(number)
             self.total -= size
-        return bool(dead)
+            self.unsynced.discard(number)
 
     def live(self, connection: sqlite3.Connection, number: int) -> int:
         """Bytes of a segment that rows refer to."""

@@ -1,5 +1,7 @@
 """What the spool keeps and what it forgets."""
 
+import errno
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,8 +10,9 @@ from typing import Any
 import pytest
 import trio
 
+from logplex import commit
 from logplex.config import MIB
-from logplex.store import checkpoints, forget
+from logplex.store import checkpoints, forget, segments
 from logplex.store.retention import JUMP_SECONDS, Retention, SteadyClock
 
 from .spools import Faults, Node, balances, opened, texts
@@ -239,6 +242,40 @@ async def test_a_full_spool_takes_lines_again_once_old_ones_were_forgotten(tmp_p
         assert channel.page.memory == 0
         assert balances(channel)
         await held(node, 1)
+
+
+async def test_a_full_disk_makes_room_though_lines_go_on_coming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk, not the bound, is what is reached: no byte more goes into segments than it has."""
+    folder = tmp_path / "spool"
+    original = os.pwritev
+
+    def write(descriptor: int, buffers: list[bytes], at: int) -> int:
+        if sum(entry.stat().st_size for entry in os.scandir(folder)) + sum(map(len, buffers)) > 4 * MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(descriptor, buffers, at)
+
+    monkeypatch.setattr(os, "pwritev", write)
+    monkeypatch.setattr(commit, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(segments, "MAX_SEGMENT_BYTES", 128 * 1024)
+    was_degraded = False
+    since_healed = 0
+    async with opened(tmp_path, ring_lines=200) as node, trio.open_nursery() as nursery:
+        nursery.start_soon(retention(node, history_lines=100).run)
+        with trio.fail_after(30):
+            while since_healed < 100:
+                await node.write(1, *[b"line"] * 20, size=1000)
+                await node.write(2, b"other", size=1500)
+                is_degraded = node.committer.degraded_since is not None
+                was_degraded = was_degraded or is_degraded
+                since_healed = 0 if is_degraded or not was_degraded else since_healed + 1
+        assert all(balances(channel) for channel in node.channels)
+        nursery.cancel_scope.cancel()
+        channel = await node.channel(1)
+        found, lost = await texts(channel)
+        assert len(found) + lost == channel.head, "gaps included"
+        assert set(range(channel.head - 100, channel.head)) <= set(found)
 
 
 async def test_the_log_of_the_spool_begins_again_under_steady_writing(

@@ -181,6 +181,20 @@ def test_a_segment_goes_with_its_last_row(disk: Disk) -> None:
     assert used.held - used.live == sum(len(each) for each in written[3:5]), "in a segment that others keep"
 
 
+def test_the_segment_that_is_being_filled_goes_too_and_its_number_with_it(disk: Disk) -> None:
+    for first in range(2):
+        disk.append(1, first)
+    forget.forget_before(disk.connection, disk.segments, 1, 2)
+    assert (disk.segments.total, disk.files()) == (0, [])
+    assert not disk.connection.execute("SELECT * FROM segments").fetchall()
+    written = [(first, disk.append(1, first)) for first in range(2, 7)]
+    assert disk.read(1) == written
+    again = disk.reopened()
+    assert again.read(1) == written
+    assert again.files() == ["00000002", "00000003"]
+    again.close()
+
+
 def test_cleaning_keeps_what_rows_refer_to_and_frees_the_rest(disk: Disk) -> None:
     quiet = []
     for turn in range(12):
