@@ -76,6 +76,12 @@ def page_routes(services: Services, sign_ins: SignIns, active: Callable[[int], C
     return routes
 
 
+def cookie_name(request: Request) -> str:
+    """A cookie is sent to all ports of a host: two servers there must not sign each other's people out."""
+    port = request.url.port
+    return COOKIE if port is None else f"{COOKIE}-{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class PageResource(Resource):
     """One path of the page's own API."""
@@ -83,7 +89,7 @@ class PageResource(Resource):
     sign_ins: SignIns
 
     async def authenticate(self, request: Request) -> Principal:
-        cookie = request.cookies.get(COOKIE, "")
+        cookie = request.cookies.get(cookie_name(request), "")
         if not cookie:
             raise Unauthorized("Not signed in")
         if request.method not in SAFE_METHODS and not is_page_token(cookie, request.headers.get(PROOF_HEADER, "")):
@@ -122,7 +128,7 @@ class _Page:
 
     async def me(self, call: Call) -> Response:
         """Who is signed in, and the token for changes; nobody is no error."""
-        cookie = call.request.cookies.get(COOKIE, "")
+        cookie = call.request.cookies.get(cookie_name(call.request), "")
         try:
             principal = await self.sign_ins.find(cookie)
         except Unauthorized:
@@ -143,7 +149,7 @@ class _Page:
         return answer
 
     async def sign_out(self, call: Call) -> Response:
-        await self.sign_ins.end(call.request.cookies[COOKIE])
+        await self.sign_ins.end(call.request.cookies[cookie_name(call.request)])
         answer = empty_answer()
         self._set_cookie(call.request, answer, "", 0)
         return answer
@@ -226,7 +232,7 @@ class _Page:
         public = urlsplit(self.services.settings.public_url)
         behind_tls = public.scheme == "https" and public.netloc == request.headers.get("host")
         answer.set_cookie(
-            COOKIE,
+            cookie_name(request),
             value,
             max_age=seconds,
             path=COOKIE_PATH,

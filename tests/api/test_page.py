@@ -32,12 +32,13 @@ class Browser(Client):
     token: str = ""
 
     async def __call__(self, method: str, target: str, body: Any = None, **headers: str) -> Answer:
-        sent = {"cookie": f"logplex={self.cookie}"} if self.cookie else {}
+        name = f"logplex-{self.host.partition(':')[2]}"
+        sent = {"cookie": f"{name}={self.cookie}"} if self.cookie else {}
         if method != "GET":
             sent |= {"origin": ORIGIN, "content-type": "application/json", "page_token": self.token}
         answer = await Client.__call__(self, method, target, body, **(sent | headers))
         if "set-cookie" in answer.headers:
-            self.cookie = answer.headers["set-cookie"].partition(";")[0].removeprefix("logplex=").strip('"')
+            self.cookie = answer.headers["set-cookie"].partition(";")[0].removeprefix(f"{name}=").strip('"')
         return answer
 
     async def sign_in(self, name: str, password: str) -> Answer:
@@ -133,6 +134,18 @@ async def test_a_sign_in_is_a_cookie_that_only_the_pages_own_calls_carry(page: P
     assert browser.cookie not in answer.text
     assert (await browser("GET", "/page/api/me")).json() == {"id": "ops", "token": browser.token}
     assert (await browser("GET", "/v3/channels")).status == 401, "the APIs do not know the cookie"
+
+
+async def test_two_servers_on_one_host_do_not_share_a_cookie(page: Page) -> None:
+    first = await page.browser("full_api")
+    answer = await Client(page.app, host="logs.example:8002")(
+        "GET", "/page/api/me", cookie=f"logplex-8001={first.cookie}"
+    )
+    assert answer.json() == {"id": None}
+    answer = await Client(page.app, host="logs.example:8001")(
+        "GET", "/page/api/me", cookie=f"other=1; logplex-8001={first.cookie}; logplex-8002=x"
+    )
+    assert answer.json()["id"] == "ops"
 
 
 async def test_over_tls_the_cookie_is_secure(tmp_path: Path) -> None:
