@@ -78,8 +78,8 @@ def page_routes(services: Services, sign_ins: SignIns, active: Callable[[int], C
 
 def cookie_name(request: Request) -> str:
     """A cookie is sent to all ports of a host: two servers there must not sign each other's people out."""
-    port = request.url.port
-    return COOKIE if port is None else f"{COOKIE}-{port}"
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return f"{COOKIE}-{port}" if port.isdecimal() and port.isascii() else COOKIE
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def test_a_person_signs_in_chooses_an_app_and_sees_its_lines_come(page: Browser,
     assert page.complaints() != [], "the console tells of the wrong password"
     cookies = page.cookies()
     assert [(c["name"], c["httpOnly"], c["sameSite"], c["path"]) for c in cookies] == [
-        ("logplex", True, "Strict", "/page/api")
+        (f"logplex-{server.http[1]}", True, "Strict", "/page/api")
     ]
     assert page.script("return document.cookie") == ""
     page.click("#sign-out")
