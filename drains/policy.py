@@ -15,6 +15,7 @@ Sources: the IANA registries of IPv4 and IPv6 special-purpose addresses (RFC 689
 
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from logplex.errors import SetupError, Unprocessable
@@ -93,7 +94,7 @@ class Policy:
     def refusal(self, address: str, port: int) -> str | None:
         """Why `address` (as a resolver gave it) must not be dialled; None when it may."""
         try:
-            parsed = ip_address(address)
+            parsed, special = _judged(address)
         except ValueError:
             return "not an address"
         if not self._port_allowed(port):
@@ -106,8 +107,7 @@ class Policy:
             return "a listener of this server"
         if any(parsed.version == network.version and parsed in network for network in self._allowed):
             return None
-        why = _special(parsed)
-        return None if why is None else f"{why} address"
+        return None if special is None else f"{special} address"
 
     def check(self, url: DrainUrl) -> None:
         """Refuse a URL for what it says itself, without a look-up. Raises Unprocessable."""
@@ -126,6 +126,14 @@ class Policy:
             if own_port == port and (host == address or (host.is_unspecified and _is_local(address))):
                 return True
         return False
+
+
+@lru_cache(maxsize=4096)
+def _judged(address: str) -> tuple[Address, str | None]:
+    """An address, and what keeps it from being ordinary public unicast: the table alone says so. Raises ValueError."""
+    parsed = ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return parsed, _special(mapped or parsed)
 
 
 def _special(address: Address) -> str | None:
