@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 import trio
 
-LOOK_SECONDS = 10.0  # counting the blocks of a large server is not free
+LOOK_SECONDS = 1.0
 GROWTH = 2.0
 _NEVER = 2**31 - 1  # collections of the middle generation before one of the oldest
 
