@@ -153,6 +153,9 @@ class Deliveries:
     def __len__(self) -> int:
         return len(self._drains)
 
+    def __contains__(self, drain_id: int) -> bool:
+        return drain_id in self._drains
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._drains)
 
