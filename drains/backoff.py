@@ -3,6 +3,8 @@
 Exponential with full jitter: the n-th wait is drawn evenly from nothing to `first · 2ⁿ`, at most `cap`, at least
 100 ms. Full jitter spreads the tries of many drains of one dead receiver best (AWS Architecture Blog, "Exponential
 Backoff and Jitter"). A receiver's `Retry-After` wins over it, up to an hour.
+
+What many drains began at the same moment does not end at the same moment either (`spread`).
 """
 
 import random
@@ -12,6 +14,7 @@ from email.utils import parsedate_to_datetime
 
 MIN_SECONDS = 0.1
 MAX_RETRY_AFTER_SECONDS = 3600.0
+_LEAST = 0.9
 
 
 class Backoff:
@@ -39,6 +42,11 @@ class Backoff:
         if retry_after is None:
             return wait
         return max(wait, min(retry_after, MAX_RETRY_AFTER_SECONDS))
+
+
+def spread(seconds: float, *, uniform: Callable[[float, float], float] = random.uniform) -> float:
+    """A time-out of one drain: at most `seconds`, at least nine tenths of it."""
+    return seconds * uniform(_LEAST, 1.0)
 
 
 def retry_after(value: bytes, now: float) -> float | None:

@@ -18,10 +18,11 @@ from logplex.channel import Channel
 from .delivery import Delivery
 from .dial import Connect, Dialler, open_socket
 from .http import HttpDelivery
-from .limits import Limits, Share
+from .limits import Limits, Pace, Share
 from .link import Poller
 from .policy import Policy
 from .probe import Probe, TestReport
+from .rendered import Rendered
 from .resolver import Resolver
 from .site import Site, Tell
 from .spec import DrainSpec
@@ -34,6 +35,7 @@ from .udp import UdpDelivery
 from .url import Kind
 
 _LOOK_SECONDS = 0.02  # between two looks at what has arrived, while the server stops
+_ROOM_SECONDS = 0.25  # between two looks for what could be given to those who wait
 
 _log = structlog.get_logger("drains")
 
@@ -63,15 +65,18 @@ class Deliveries:
             dial=self._dialler.dial,
             tell=tell,
             version=version,
-            rendered=Share(limits.rendered_bytes, limits.rendered_bytes // limits.rendered_share),
+            rendered=Rendered(limits.rendered_bytes, limits.rendered_bytes // limits.rendered_share),
             connections=Share(limits.connections, limits.connections_per_app),
-            make_room=self._make_room,
+            retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
+            make_room=self._drop_idle,
         )
         self._probe = Probe(self._dialler, limits, version, self._site.now_ms)
         self._drains: dict[int, Delivery] = {}
         self._replays: dict[int, Delivery] = {}
         self._replay_count = 0
         self._looked_at = float("-inf")
+        self._unlooked: Iterator[Delivery] = iter(())  # whether their connections are idle
+        self._all_busy_until = float("-inf")
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -80,6 +85,8 @@ class Deliveries:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._poller.run)
+                nursery.start_soon(self._site.retries.run)
+                nursery.start_soon(self._keep_room)
                 for delivery in self._drains.values():
                     nursery.start_soon(self._supervise, delivery)
                 task_status.started()
@@ -269,8 +276,30 @@ class Deliveries:
             delivery.state.replayed += replay.state.delivered
             self._site.dirty.add(delivery)
 
-    def _make_room(self) -> None:
-        """All connections are taken: close one that is idle."""
-        for delivery in self._drains.values():
+    async def _keep_room(self) -> None:
+        """Who waits for memory or a connection gets what others have no use for now."""
+        connections = self._site.connections
+        while True:
+            await trio.sleep(_ROOM_SECONDS)
+            self._site.rendered.make_room()
+            for _ in range(connections.short()):
+                if not self._drop_idle():
+                    break
+
+    def _drop_idle(self) -> bool:
+        """All connections are taken: close one that is idle; whether there was one.
+
+        Goes on where the last look ended, and looks at nobody for a while when all were busy.
+        """
+        now = trio.current_time()
+        if now < self._all_busy_until:
+            return False
+        for delivery in self._unlooked:
             if delivery.drop_idle_link():
-                return
+                return True
+        self._unlooked = iter(list(self._drains.values()))
+        for delivery in self._unlooked:
+            if delivery.drop_idle_link():
+                return True
+        self._all_busy_until = now + _ROOM_SECONDS
+        return False

@@ -9,6 +9,8 @@ and advances when the receiver has taken it. Rules:
 * Positions that left the spool are lost(overrun) and told to the drain (L10) before what follows them.
 * Failures back off exponentially with full jitter; a connection that worked before and broke is dialled again at
   once, first. Healthy → failing → healthy is told in the app's own stream, once each, and rarely.
+* A try after a failure takes a turn of the pace that all failing drains share: however many fail at the same moment,
+  the others hardly notice.
 * Delivery is at least once: after a break it goes on with the first line that is not known to have arrived.
 """
 
@@ -51,6 +53,7 @@ class Delivery:
         self.health = Health(spec, channel, site)
         self.stopped = False
         self.crash: Exception | None = None
+        self.retrying = False  # the last try failed
         self.connected_at = 0.0
         self.served = False  # whether this connection delivered something already
         self.scope = trio.CancelScope()
@@ -77,6 +80,9 @@ class Delivery:
 
     def disconnected(self) -> None:
         """The link is closed: forget what belonged to it."""
+
+    def give_up_rendered(self) -> None:
+        """Others need the memory of what the kernel does not take: give it back now."""
 
     # The loop.
 
@@ -112,13 +118,18 @@ class Delivery:
 
     async def _try(self) -> None:
         """One connection, from dialling to its end, and the wait after a failure."""
+        if self.retrying:
+            await self.site.retries.take(self.channel.id)
+            self.retrying = False
         failure: Failure | None = None
         taken = False
         try:
             self.health.enter(State.CONNECTING)
-            if not self.site.connections.try_take(self.channel.id, 1):
-                self.site.make_room()
-                await self.site.connections.take(self.channel.id, 1)
+            connections = self.site.connections
+            if not connections.try_take(self.channel.id, 1):
+                if connections.used >= connections.total:
+                    self.site.make_room()
+                await connections.take(self.channel.id, 1)
             taken = True
             self.served = False
             self.crash = None
@@ -140,6 +151,7 @@ class Delivery:
             return
         if failure.kind in ("closed", "reset") and self.served and self.state.cursor >= self.head:
             return  # the receiver no longer wanted an idle connection
+        self.retrying = True
         self.state.retried += 1
         if not self.worth_redial(failure):
             await self._back_off(failure)
@@ -265,6 +277,7 @@ class Delivery:
 
     def crashed(self) -> float:
         """Our own code failed: how long to wait before the next try."""
+        self.retrying = True
         self.sent = self.state.cursor
         return self.health.crashed()
 

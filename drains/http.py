@@ -10,6 +10,7 @@ Rules:
 * While a drain is behind, its batches grow to 1 MiB; the bytes are the channel's own, shared by its drains, and only
   what the kernel did not take counts against the app's share of rendered bytes.
 * An answer that dribbles in is read ever less often: it must not cost more than a whole one.
+* The time of a request differs a little from drain to drain: those of one receiver that hangs do not end together.
 * What an OTLP answer counts as rejected (`partialSuccess`) is lost(permanent), though the status was 2xx; the answer
   is no reason to wait, nor to send anything again.
 * A connection that was used before and ended without a byte of an answer was closed while idle: the request is sent
@@ -23,7 +24,7 @@ from logplex.channel import Channel
 
 from . import otlp
 from .answer import Answer
-from .backoff import retry_after
+from .backoff import retry_after, spread
 from .delivery import Delivery
 from .link import Link
 from .rendering import renderer
@@ -37,7 +38,8 @@ from .status import Failure
 _AT_FAULT = (400, 413, 422)
 _ANSWER_GRACE_SECONDS = 5.0  # for the rest of an answer whose status is known
 _DRIBBLE_READS = 4  # an ordinary answer comes in fewer pieces
-_DRIBBLE_SECONDS = 0.25
+_DRIBBLE_SECONDS = 0.25  # until the next look, twice as long each time
+_DRIBBLE_DOUBLINGS = 5
 
 
 class HttpDelivery(Delivery):
@@ -66,6 +68,7 @@ class HttpDelivery(Delivery):
         self._ready = False  # connected, nothing in flight: `notify` may send
         self._answer: Answer | None = None
         self._request: Request | None = None
+        self._patience = spread(site.limits.request_seconds)
         self._deadline = 0.0
         self._used_at = 0.0  # when the last request began
         self._life_end = 0.0
@@ -104,6 +107,13 @@ class HttpDelivery(Delivery):
                 await self._send_next(link)
             elif self.until is not None or not await self._idle():
                 return
+
+    def drop_idle_link(self) -> bool:
+        return self._request is None and super().drop_idle_link()
+
+    def parked_too_long(self) -> None:
+        self._life_end = 0.0  # the task may still be parked for an answer that has come
+        self.wake()
 
     def disconnected(self) -> None:
         self._ready = False
@@ -227,9 +237,14 @@ class HttpDelivery(Delivery):
             target = self._sizes.most
         taken = await rendered.take(app, target)
         try:
-            batches = await self._take_whole(target)
+            await self._send_rendered(link, target)
         finally:
             rendered.give_back(app, taken)
+
+    async def _send_rendered(self, link: Link, target: int) -> None:
+        """As `_send_next`, with `target` bytes of memory to do it in."""
+        options = self.spec.options
+        batches = await self._take_whole(target)
         await self.go_on()
         if not batches:
             return
@@ -302,7 +317,7 @@ class HttpDelivery(Delivery):
         if self._answer is not None:
             self._answer.next()
         self._used_at = trio.current_time()
-        self._deadline = self._used_at + self.site.limits.request_seconds
+        self._deadline = self._used_at + self._patience
         self.hasten(self._deadline)
         taken = link.send_parts(parts)
         left = len(first) + request.size - taken
@@ -311,6 +326,7 @@ class HttpDelivery(Delivery):
             self._rest = memoryview(rest)[taken:]
             self._held = left
             self.site.rendered.force(self.channel.id, left)
+            self.site.rendered.hold(self)
             self.wake()
         request.body = []
 
@@ -339,14 +355,24 @@ class HttpDelivery(Delivery):
             answer.reusable = False
         elif taken < len(rest):
             self._rest = rest[taken:]
+            if taken:
+                self.site.rendered.hold(self)
         else:
             self._let_go()
             if answer.known:
                 self._known(answer, link)
 
+    def give_up_rendered(self) -> None:
+        if self._rest is not None and self._failure is None:
+            text = "the receiver does not take the request, and others need the memory"
+            self._failure = Failure("timeout", text)
+            self._let_go()
+            self._parked.cancel()
+
     def _let_go(self) -> None:
         self._rest = None
         if self._held:
+            self.site.rendered.let_go(self)
             self.site.rendered.give_back(self.channel.id, self._held)
             self._held = 0
 
@@ -357,7 +383,7 @@ class HttpDelivery(Delivery):
 
     async def _wait_for_answer(self, link: Link) -> None:
         if self._reads > _DRIBBLE_READS:
-            pause = min(2.0, _DRIBBLE_SECONDS * (self._reads - _DRIBBLE_READS))
+            pause = _DRIBBLE_SECONDS * 2 ** min(self._reads - _DRIBBLE_READS - 1, _DRIBBLE_DOUBLINGS)
             await trio.sleep(max(0.0, min(pause, self._deadline - trio.current_time())))
             link.watch()
         self.busy()

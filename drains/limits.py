@@ -3,12 +3,15 @@
 * `Limits` holds the numbers: sizes in bytes, times in seconds. The original's are named.
 * A `Share` is a bounded amount (connections, look-ups, rendered bytes), with a bound for each app beside the bound
   for all; who has to wait is served app by app in turn, so that an app with many waiters delays only itself.
+* A `Pace` is a bounded number of turns in a second, given in the same way.
 """
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 import trio
+
+_TICK_SECONDS = 0.05  # a few turns at a time wake the loop less often than one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,9 @@ class Limits:
     life_seconds: float = 5 * 3600.0  # the original's number
     backoff_seconds: float = 1.0
     max_backoff_seconds: float = 300.0
+    retries_per_second: int = 100  # of all failing drains: as many as 15,000 make in the longest back-off
+    retries_at_once: int = 10  # a few milliseconds of work
+    retries_at_once_per_app: int = 2
     answer_bytes: int = 64 * 1024  # protocol section 7
     look_ups: int = 64
     look_ups_per_app: int = 2
@@ -50,8 +56,7 @@ class Share:
 
     def fits(self, app: int, amount: int) -> bool:
         """Whether `amount` could be had now. An app that uses nothing gets any amount that others leave."""
-        held = self._apps.get(app, 0)
-        return self.used + amount <= self.total and (held == 0 or held + amount <= self.per_app)
+        return self.used + amount <= self.total and self._may(app, amount)
 
     def try_take(self, app: int, amount: int) -> bool:
         """Take `amount` if it is free and nobody of this app waits for some."""
@@ -94,6 +99,17 @@ class Share:
         """How many wait."""
         return sum(map(len, self._waiting.values()))
 
+    def short(self) -> int:
+        """How many apps wait only because others have all there is."""
+        return sum(
+            self.used + waiters[0][0] > self.total and self._may(app, waiters[0][0])
+            for app, waiters in self._waiting.items()
+        )
+
+    def _may(self, app: int, amount: int) -> bool:
+        held = self._apps.get(app, 0)
+        return held == 0 or held + amount <= self.per_app
+
     def _add(self, app: int, amount: int) -> None:
         self.used += amount
         held = self._apps.get(app, 0) + amount
@@ -103,24 +119,57 @@ class Share:
             self._apps.pop(app, None)
 
     def _serve(self) -> None:
-        """One waiter of each app in turn, until a whole round got nothing."""
-        served = True
-        while served and self._waiting:
-            served = False
-            for app in list(self._waiting):
-                waiter = self._waiting[app][0]
-                if self.used >= self.total:
-                    return
-                if self.fits(app, waiter[0]):
-                    self._forget(app, waiter)
-                    self._add(app, waiter[0])
-                    waiter[1].set()
-                    if app in self._waiting:
-                        self._waiting.move_to_end(app)
-                    served = True
+        """One waiter of each app in turn, as long as one gets something."""
+        while self.used < self.total:
+            for app, waiters in self._waiting.items():
+                if self.fits(app, waiters[0][0]):
+                    break
+            else:
+                return
+            waiter = waiters[0]
+            self._forget(app, waiter)
+            self._add(app, waiter[0])
+            waiter[1].set()
+            if app in self._waiting:
+                self._waiting.move_to_end(app)
 
     def _forget(self, app: int, waiter: tuple[int, trio.Event]) -> None:
         queue = self._waiting[app]
         queue.remove(waiter)
         if not queue:
             del self._waiting[app]
+
+
+class Pace:
+    """A bounded number of turns in a second, shared fairly by apps; `run` is its one task.
+
+    Turns that nobody took are saved up to `at_once`.
+    """
+
+    def __init__(self, per_second: float, at_once: int, per_app: int) -> None:
+        self._seconds = max(_TICK_SECONDS, 1 / per_second)
+        self._places_a_tick = max(1, int(per_second * self._seconds))
+        self._places = Share(at_once, per_app)
+        self._taken: deque[int] = deque()  # apps, in the order in which their places come back
+        self._came = trio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return self._places.waiting
+
+    async def take(self, app: int) -> None:
+        """Wait for a turn. Who is cancelled takes none."""
+        await self._places.take(app, 1)
+        self._taken.append(app)
+        self._came.set()
+
+    async def run(self) -> None:
+        """Give the places back as time passes, until cancelled."""
+        while True:
+            if not self._taken:
+                self._came = trio.Event()
+                await self._came.wait()
+            await trio.sleep(self._seconds)
+            for _ in range(min(self._places_a_tick, len(self._taken))):
+                self._places.give_back(self._taken.popleft(), 1)

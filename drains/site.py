@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from logplex.channel import Channel
 
-from .limits import Limits, Share
+from .limits import Limits, Pace, Share
 from .link import Link
+from .rendered import Rendered
 from .spec import DrainSpec
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ class Site:
     dial: Callable[[DrainSpec, int], Awaitable[Link]]
     tell: Tell
     version: str
-    rendered: Share
+    rendered: Rendered
     connections: Share
+    retries: Pace
     dirty: "set[Delivery]" = field(default_factory=set)
-    make_room: Callable[[], None] = lambda: None
+    make_room: Callable[[], object] = lambda: None
     wall: Callable[[], float] = time.time
 
     def now_ms(self) -> int:

@@ -7,8 +7,8 @@ Rules:
   the first frame that is not covered. With TLS the kernel counts more bytes than we sent, so the cursor errs on the
   side of sending again.
 * A caught-up drain's batch goes out in `notify`: one `replace`, one `send`. What the kernel does not take is kept
-  while the app's share of rendered bytes lasts; beyond it only the frame that was begun is kept, and the rest is
-  rendered again.
+  while the app's share of rendered bytes lasts; beyond it, and when others need the memory, only the frame that was
+  begun is kept, and the rest is rendered again.
 * Nothing is expected from the receiver: what it says is thrown away, and its end ends the connection.
 * An idle connection is closed after a while; so is one that is very old, to follow changes of the name's addresses.
 """
@@ -326,7 +326,21 @@ class SyslogDelivery(Delivery):
         if self.site.rendered.try_take(self.channel.id, left):
             self._held = left
             self._rest = memoryview(data)[taken:]
+            self.site.rendered.hold(self)
             return
+        self._keep_begun(data, taken)
+
+    def give_up_rendered(self) -> None:
+        rest = self._rest
+        if rest is None or not self._held:
+            return
+        data = rest.obj
+        assert isinstance(data, bytes)
+        self._let_go()
+        self._keep_begun(data, len(data) - len(rest))
+
+    def _keep_begun(self, data: bytes, taken: int) -> None:
+        """Keep the rest of the frame that was begun; what follows is rendered again."""
         must = taken + (self.link.locked if self.link is not None else 0)
         kept = next(end for end in frame_ends(data) if end >= must)
         self._rest = memoryview(data[taken:kept])
@@ -361,10 +375,13 @@ class SyslogDelivery(Delivery):
                 self._let_go()
             elif taken:
                 self._rest = rest[taken:]
+                if self._held:
+                    self.site.rendered.hold(self)
 
     def _let_go(self) -> None:
         self._rest = None
         if self._held:
+            self.site.rendered.let_go(self)
             self.site.rendered.give_back(self.channel.id, self._held)
             self._held = 0
 

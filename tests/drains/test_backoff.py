@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drains.backoff import MAX_RETRY_AFTER_SECONDS, MIN_SECONDS, Backoff, retry_after
+from drains.backoff import MAX_RETRY_AFTER_SECONDS, MIN_SECONDS, Backoff, retry_after, spread
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 10_000)), max_size=60), st.floats(0, 1))
@@ -28,6 +28,12 @@ def test_waits_are_drawn_from_nothing_to_a_doubling_ceiling(asked: list[float | 
 
 def test_a_wait_is_never_shorter_than_100_ms() -> None:
     assert Backoff(uniform=lambda low, high: 0.0).failed() == 0.1
+
+
+def test_a_time_out_that_is_spread_is_at_most_what_was_given_and_at_least_nine_tenths_of_it() -> None:
+    assert spread(30.0, uniform=lambda low, high: low) == 27.0
+    assert spread(30.0, uniform=lambda low, high: high) == 30.0
+    assert len({spread(30.0) for _ in range(100)}) > 50
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

@@ -1,11 +1,11 @@
-"""Shares: bounded in all and per app, and fair to who waits."""
+"""Shares and paces: bounded in all and per app, and fair to who waits."""
 
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from drains.limits import Share
+from drains.limits import Pace, Share
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12), st.booleans()), max_size=60))
@@ -78,3 +78,83 @@ async def test_more_than_there_is_is_all_there_is() -> None:
     share = Share(10, 2)
     await share.take(1, 50)
     assert share.used == 10
+
+
+async def test_turns_are_bounded_in_a_second_and_at_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    pace = Pace(100, 10, 2)
+    nursery.start_soon(pace.run)
+    taken: list[float] = []
+
+    async def take(app: int) -> None:
+        await pace.take(app)
+        taken.append(trio.current_time())
+
+    for _ in range(3):  # turns that nobody took are saved up, but no more than ten
+        await trio.sleep(100)
+        start = trio.current_time()
+        taken.clear()
+        async with trio.open_nursery() as takers:
+            for app in range(500):
+                takers.start_soon(take, app)
+        assert sum(at == start for at in taken) == 10
+        for at in taken:
+            assert sum(at <= other < at + 1 for other in taken) <= 110
+        assert 4.5 < taken[-1] - start < 5.5
+        assert pace.waiting == 0
+
+
+async def test_turns_are_given_app_by_app(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    pace = Pace(100, 10, 2)
+    nursery.start_soon(pace.run)
+    taken: list[int] = []
+
+    async def take(app: int) -> None:
+        await pace.take(app)
+        taken.append(app)
+
+    async with trio.open_nursery() as takers:
+        for _ in range(100):
+            takers.start_soon(take, 1)
+        await wait_all_tasks_blocked()
+        assert taken == [1, 1]
+        for app in range(2, 8):
+            takers.start_soon(take, app)
+        await wait_all_tasks_blocked()
+        assert sorted(taken) == [1, *range(1, 8)]
+    assert taken.count(1) == 100
+
+
+async def test_who_gives_up_waiting_for_a_turn_takes_none(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    pace = Pace(100, 1, 1)
+    nursery.start_soon(pace.run)
+    await pace.take(1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await pace.take(2)
+    assert scope.cancelled_caught
+    assert pace.waiting == 0
+    await trio.sleep(1)
+    with trio.fail_after(0):
+        await pace.take(3)
+
+
+async def test_serving_one_of_many_waiters_looks_at_few_of_them() -> None:
+    share = Share(1, 1)
+    share.force(0, 1)
+    looked = [0]
+    fits = share.fits
+
+    def counted(app: int, amount: int) -> bool:
+        looked[0] += 1
+        return fits(app, amount)
+
+    async with trio.open_nursery() as nursery:
+        for app in range(1, 1001):
+            nursery.start_soon(share.take, app, 1)
+        await wait_all_tasks_blocked()
+        share.fits = counted  # type: ignore[method-assign]
+        for _ in range(1000):
+            (holder,) = share._apps
+            share.give_back(holder, 1)
+            await wait_all_tasks_blocked()
+        assert looked[0] == 1000

@@ -14,8 +14,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from drains.delivery import Delivery
 from drains.http import HttpDelivery
-from drains.limits import Limits, Share
+from drains.limits import Limits, Pace, Share
 from drains.link import Buffer
+from drains.rendered import Rendered
 from drains.site import Site
 from drains.state import DrainState
 from drains.status import Failure
@@ -77,8 +78,9 @@ class Life:
             dial=self.dial,
             tell=self.world.tell,
             version="0",
-            rendered=Share(6000, 6000),
+            rendered=Rendered(6000, 6000),
             connections=Share(1, 1),
+            retries=Pace(1000, 10, 10),
             wall=lambda: 1_770_000_000 + trio.current_time(),
         )
         self.options = options
@@ -137,6 +139,7 @@ def test_a_syslog_drain_delivers_or_counts_every_line(steps: list[tuple[str, Any
         written: list[bytes] = []
         world = life.world
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(life.site.retries.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 link = life.links[-1] if life.links else None
@@ -282,6 +285,7 @@ def test_an_http_drain_delivers_refuses_or_counts_every_line(steps: list[tuple[s
         world = life.world
         written: list[bytes] = []
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(life.site.retries.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 match step:
