@@ -1,4 +1,4 @@
-"""Full collections: none by itself, one each time that the server has doubled."""
+"""Collections: none by itself, the young ones often, a full one each time that the server has doubled."""
 
 import gc
 from collections.abc import Iterator
@@ -8,91 +8,91 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from logplex.app.garbage import GROWTH, LOOK_SECONDS, collect_when_grown, only_young
+from logplex.app.garbage import GROWTH, LOOKS_BETWEEN, YOUNG_SECONDS, collect_in_steps, collected_by_hand
 
 from .test_app import running
+
+LOOK_SECONDS = YOUNG_SECONDS * LOOKS_BETWEEN
 
 
 class Knot:
     """Refers to itself, so that only a collection frees it."""
 
+    alive = 0
+
     def __init__(self) -> None:
         self.itself = self
+        Knot.alive += 1
+
+    def __del__(self) -> None:
+        Knot.alive -= 1
 
 
 @pytest.fixture
-def full_collections() -> Iterator[list[int]]:
-    """Grows by one for each full collection."""
+def collections() -> Iterator[list[int]]:
+    """The generations that were collected, one after the other."""
     seen: list[int] = []
 
     def note(phase: str, info: dict[str, int]) -> None:
-        if phase == "stop" and info["generation"] == 2:
-            seen.append(info["collected"])
+        if phase == "stop":
+            seen.append(info["generation"])
 
+    gc.collect()
     gc.callbacks.append(note)
     yield seen
     gc.callbacks.remove(note)
-
-
-def outlive_the_young(count: int) -> list[Knot]:
-    """So many that CPython by itself would have looked through everything again and again."""
-    made = []
-    for _ in range(20):
-        made += [Knot() for _ in range(count // 20)]
-        gc.collect(1)
-    return made
-
-
-def test_however_much_outlives_the_young_generations_nothing_is_collected_in_full(full_collections: list[int]) -> None:
     gc.collect()
-    before = gc.get_threshold()
-    with only_young():
-        made = outlive_the_young(2 * len(gc.get_objects()))
-        assert len(full_collections) == 1
-    assert gc.get_threshold() == before
-    del made
-    gc.collect()
-    assert full_collections[-1] > 1000  # such collections do find them
 
 
-def test_the_young_generations_are_collected_as_ever() -> None:
-    found = []
+def test_python_collects_nothing_by_itself_in_the_block(collections: list[int]) -> None:
+    with collected_by_hand():
+        for _ in range(100_000):
+            Knot()
+        assert collections == []
+        assert Knot.alive == 100_000
+    for _ in range(1000):
+        Knot()
+    assert collections != []
 
-    def note(phase: str, info: dict[str, int]) -> None:
-        if phase == "stop":
-            found.append(info["collected"])
 
-    gc.callbacks.append(note)
-    try:
-        with only_young():
-            for _ in range(10_000):
-                Knot()
-    finally:
-        gc.callbacks.remove(note)
-    assert sum(found) > 5000
+async def test_what_is_young_is_collected_many_times_a_second(
+    autojump_clock: MockClock, nursery: trio.Nursery, collections: list[int]
+) -> None:
+    with collected_by_hand():
+        nursery.start_soon(lambda: collect_in_steps(live=lambda: 1))
+        await trio.sleep(YOUNG_SECONDS / 2)
+        for count in range(1, 30):
+            Knot()
+            await trio.sleep(YOUNG_SECONDS)
+            assert Knot.alive == 0
+            assert collections == [1] * count
 
 
 async def test_a_full_collection_comes_when_the_server_has_doubled(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     live = [1000.0]
-    collected: list[float] = []
+    full: list[float] = []
 
-    def collect() -> None:
-        collected.append(live[0])
-        live[0] *= 0.75
+    def collect(generation: int) -> None:
+        if generation == 2:
+            full.append(live[0])
+            live[0] *= 0.75
 
-    nursery.start_soon(lambda: collect_when_grown(live=lambda: int(live[0]), collect=collect))
+    nursery.start_soon(lambda: collect_in_steps(live=lambda: int(live[0]), collect=collect))
     await trio.sleep(LOOK_SECONDS / 2)  # between two looks
     for blocks in (1000, 1999, 1500, 1000 * GROWTH, 2999, 500, 1500 * GROWTH):
         live[0] = blocks
         await trio.sleep(LOOK_SECONDS)
-    assert collected == [2000, 3000]  # the second one at twice of what the first one left
+    assert full == [2000, 3000]  # the second one at twice of what the first one left
 
 
 async def test_a_server_runs_so(tmp_path: Path) -> None:
-    before = gc.get_threshold()
+    assert gc.isenabled()
     async with running(tmp_path):
-        assert gc.get_threshold()[:2] == before[:2]
-        assert gc.get_threshold()[2] > 1_000_000
-    assert gc.get_threshold() == before
+        assert not gc.isenabled()
+        Knot()
+        with trio.fail_after(10):
+            while Knot.alive:  # noqa: ASYNC110 - the collector tells nobody
+                await trio.sleep(YOUNG_SECONDS)
+    assert gc.isenabled()

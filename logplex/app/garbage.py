@@ -1,14 +1,17 @@
-"""When Python looks for cycles among all objects: seldom, because everything stands still meanwhile.
+"""When Python looks for cycles: in small steps at a time of our choice, because everything stands still meanwhile.
 
-A full collection of CPython walks every container that lives. With thousands of drains no line moves for as long as
-several commits take, and it finds next to nothing: what lives long here is freed by its reference count. By itself
-CPython does it whenever what outlived the young generations is a quarter of all, and busy rings soon are.
+CPython walks all containers of a generation at once, and decides when by what was made less what was freed. Where
+thousands of drains replace what they hold, that says little: the youngest generation grows to hundreds of thousands
+of objects, and no line moves while it is walked. The oldest is walked whenever a quarter has come to it, which busy
+rings reach again and again. Both find next to nothing: what lives here is freed by its reference count.
 
 Rules:
 
-* The young generations are collected as ever: that is quick, and finds what a request or a connection leaves behind.
+* What was made since the last look is looked through many times a second, so that it is never much. That finds what a
+  request or a connection leaves behind.
 * A full collection comes when the server's live blocks of memory have doubled since the last one. So cycles that only
   it finds never take more memory than everything else, and a server that does not grow never stops.
+* Python itself collects nothing while the server runs.
 """
 
 import gc
@@ -18,29 +21,31 @@ from contextlib import contextmanager
 
 import trio
 
-LOOK_SECONDS = 1.0
+YOUNG_SECONDS = 0.1
+LOOKS_BETWEEN = 10  # looks at the young between two counts of all blocks, which cost more
 GROWTH = 2.0
-_NEVER = 2**31 - 1  # collections of the middle generation before one of the oldest
+_YOUNG, _ALL = 1, 2  # generations
 
 
 @contextmanager
-def only_young() -> Iterator[None]:
-    """Python does no full collection by itself while the block runs."""
-    young, middle, old = gc.get_threshold()
-    gc.set_threshold(young, middle, _NEVER)
+def collected_by_hand() -> Iterator[None]:
+    """Python collects nothing by itself while the block runs."""
+    gc.disable()
     try:
         yield
     finally:
-        gc.set_threshold(young, middle, old)
+        gc.enable()
 
 
-async def collect_when_grown(
-    *, live: Callable[[], int] = sys.getallocatedblocks, collect: Callable[[], object] = gc.collect
+async def collect_in_steps(
+    *, live: Callable[[], int] = sys.getallocatedblocks, collect: Callable[[int], object] = gc.collect
 ) -> None:
-    """Collect all generations each time that `live` blocks have doubled, until cancelled."""
+    """Collect the young again and again, and all each time that `live` blocks have doubled, until cancelled."""
     last = live()
     while True:
-        await trio.sleep(LOOK_SECONDS)
+        for _ in range(LOOKS_BETWEEN):
+            await trio.sleep(YOUNG_SECONDS)
+            collect(_YOUNG)
         if live() >= GROWTH * last:
-            collect()
+            collect(_ALL)
             last = live()

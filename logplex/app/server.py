@@ -57,7 +57,7 @@ from ..store.directory import DataDirectory
 from ..store.retention import Retention
 from ..store.spool import Spool, open_spool
 from .admin import ensure_admin
-from .garbage import collect_when_grown, only_young
+from .garbage import collect_in_steps, collected_by_hand
 from .listeners import Listeners
 from .notes import DegradedNotes
 from .pages import Pages
@@ -85,7 +85,7 @@ async def serve(
     _raise_file_limit()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with AsyncExitStack() as stack:
-            stack.enter_context(only_young())
+            stack.enter_context(collected_by_hand())
             directory = DataDirectory(Path(settings.data_dir))
             stack.callback(directory.close)
             listeners = Listeners.bind(settings)
@@ -200,7 +200,7 @@ async def _run(
 ) -> None:
     states = await _load(node, settings)
     async with trio.open_nursery() as keeping:  # the store's tasks: they end last
-        keeping.start_soon(collect_when_grown)
+        keeping.start_soon(collect_in_steps)
         keeping.start_soon(node.registry.run)
         await keeping.start(node.committer.run)
         if node.spool is not None:
