@@ -68,6 +68,7 @@ class Deliveries:
             rendered=Rendered(limits.rendered_bytes, limits.rendered_bytes // limits.rendered_share),
             connections=Share(limits.connections, limits.connections_per_app),
             retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
+            redials=Pace(limits.redials_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             make_room=self._drop_idle,
         )
         self._probe = Probe(self._dialler, limits, version, self._site.now_ms)
@@ -86,6 +87,7 @@ class Deliveries:
                 self._nursery = nursery
                 nursery.start_soon(self._poller.run)
                 nursery.start_soon(self._site.retries.run)
+                nursery.start_soon(self._site.redials.run)
                 nursery.start_soon(self._keep_room)
                 for delivery in self._drains.values():
                     nursery.start_soon(self._supervise, delivery)

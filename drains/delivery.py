@@ -9,8 +9,8 @@ and advances when the receiver has taken it. Rules:
 * Positions that left the spool are lost(overrun) and told to the drain (L10) before what follows them.
 * Failures back off exponentially with full jitter; a connection that worked before and broke is dialled again at
   once, first. Healthy → failing → healthy is told in the app's own stream, once each, and rarely.
-* A try after a failure takes a turn of the pace that all failing drains share: however many fail at the same moment,
-  the others hardly notice.
+* To tell of a failure, and to try again after one, takes a turn of a pace that all failing drains share: however many
+  fail at the same moment, the others hardly notice. Drains that worked just before have one of their own.
 * Delivery is at least once: after a break it goes on with the first line that is not known to have arrived.
 """
 
@@ -23,6 +23,7 @@ from logplex.channel import Channel
 
 from .dial import translate
 from .health import Health
+from .limits import Pace
 from .link import Link
 from .site import Site
 from .spec import DrainSpec
@@ -119,7 +120,7 @@ class Delivery:
     async def _try(self) -> None:
         """One connection, from dialling to its end, and the wait after a failure."""
         if self.retrying:
-            await self.site.retries.take(self.channel.id)
+            await self._pace.take(self.channel.id)
             self.retrying = False
         failure: Failure | None = None
         taken = False
@@ -161,10 +162,19 @@ class Delivery:
         lived = trio.current_time() - self.connected_at
         return failure.kind in ("closed", "reset") and self.served and lived >= _SHORT_LIFE_SECONDS
 
+    @property
+    def _pace(self) -> Pace:
+        """Whose turns it takes: who worked just before does not wait behind those who fail again and again."""
+        worked = self.state.succeeded_at and self.health.failures < 2
+        return self.site.redials if worked else self.site.retries
+
     async def _back_off(self, failure: Failure) -> None:
-        seconds = self.health.failed(failure)
+        deadline = trio.current_time() + self.health.failed(failure)
         self.site.dirty.add(self)
-        with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:  # new lines do not shorten it
+        if self.health.has_news:
+            await self._pace.take(self.channel.id)
+            self.health.tell()
+        with trio.CancelScope(deadline=deadline) as scope:  # new lines do not shorten it
             self._parked = scope
             await trio.sleep_forever()
         self.health.retry_at = None

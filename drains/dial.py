@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from .backoff import spread
 from .limits import Limits
 from .link import Link, Poller, SocketLink, TlsLink
 from .policy import Policy
@@ -96,7 +97,7 @@ class Dialler:
         """A link to the drain's receiver. Raises Failure."""
         url = spec.url
         addresses = self.allowed(await self.addresses(url, app), url)
-        deadline = trio.current_time() + self._limits.connect_seconds
+        deadline = trio.current_time() + spread(self._limits.connect_seconds)
         sock = await self.connect(addresses, url, deadline)
         if not url.tls:
             return self.link(sock)

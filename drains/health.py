@@ -27,6 +27,7 @@ class Health:
     __slots__ = (
         "_backoff",
         "_channel",
+        "_news",
         "_site",
         "_spec",
         "_told",
@@ -51,6 +52,12 @@ class Health:
         self.retry_at: float | None = None  # unix seconds, while it backs off
         self.failing = False
         self.error: LastError | None = None
+        self._news: Failure | None = None  # what the app has not heard of yet
+
+    @property
+    def failures(self) -> int:
+        """Back-offs since the last success."""
+        return self._backoff.failures
 
     def enter(self, doing: State) -> None:
         """It does something else now."""
@@ -68,9 +75,30 @@ class Health:
         seconds = self._backoff.failed(failure.retry_after)
         self.retry_at = self._site.wall() + seconds
         self.enter(State.REFUSED if failure.kind == "policy" else State.BACKING_OFF)
-        self._tell(failure)
+        if self._is_news(failure):
+            self._news = failure
         self.failing = True
         return seconds
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `tell` would tell something."""
+        return self._news is not None
+
+    def tell(self) -> None:
+        """Tell the app, and our own log, of the last failure that is news."""
+        failure, self._news = self._news, None
+        if failure is None:
+            return
+        spec = self._spec
+        if failure.kind == "certificate":
+            _log.warning("drain_certificate", drain=spec.id, app=self._channel.name, why=failure.text)
+            text = f'Error L14 (certificate validation): error="{failure.text}" uri="{spec.url.shown}"'
+            self._site.tell(self._channel, L14_PRI, text.encode("utf-8", "replace"), True)
+        else:
+            _log.warning("drain_failing", drain=spec.id, app=self._channel.name, why=failure.text)
+            text = f"Drain {spec.id} ({spec.url.shown}) fails: {failure.text}. Lines are kept and retried."
+            self._site.tell(self._channel, FAILING_PRI, text.encode("utf-8", "replace"), False)
 
     def crashed(self) -> float:
         """Our own code failed: seconds until the next try."""
@@ -97,14 +125,8 @@ class Health:
         """Say so in the server's log."""
         _log.error("drain_lost", drain=self._spec.id, app=self._channel.name, lines=count, reason=reason)
 
-    def _tell(self, failure: Failure) -> None:
-        spec = self._spec
+    def _is_news(self, failure: Failure) -> bool:
+        now = trio.current_time()
         if failure.kind == "certificate":
-            if self._told_certificate.may(trio.current_time()):
-                _log.warning("drain_certificate", drain=spec.id, app=self._channel.name, why=failure.text)
-                text = f'Error L14 (certificate validation): error="{failure.text}" uri="{spec.url.shown}"'
-                self._site.tell(self._channel, L14_PRI, text.encode("utf-8", "replace"), True)
-        elif not self.failing and self._told.may(trio.current_time()):
-            _log.warning("drain_failing", drain=spec.id, app=self._channel.name, why=failure.text)
-            text = f"Drain {spec.id} ({spec.url.shown}) fails: {failure.text}. Lines are kept and retried."
-            self._site.tell(self._channel, FAILING_PRI, text.encode("utf-8", "replace"), False)
+            return self._told_certificate.may(now)
+        return not self.failing and self._told.may(now)

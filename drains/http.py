@@ -38,6 +38,7 @@ from .status import Failure
 _AT_FAULT = (400, 413, 422)
 _ANSWER_GRACE_SECONDS = 5.0  # for the rest of an answer whose status is known
 _DRIBBLE_READS = 4  # an ordinary answer comes in fewer pieces
+_BODY_READS = 64  # of one whose status is known
 _DRIBBLE_SECONDS = 0.25  # until the next look, twice as long each time
 _DRIBBLE_DOUBLINGS = 5
 
@@ -149,8 +150,9 @@ class HttpDelivery(Delivery):
             self._known(answer, link)
         elif answer.known and not 200 <= answer.status < 300:
             self._parked.cancel()  # refused before it was sent whole
-        elif self._reads > _DRIBBLE_READS:
-            self._to_task(link)
+        usual = _BODY_READS if answer.known else _DRIBBLE_READS
+        if self._reads > usual and self._request is not None and self._failure is None and not answer.complete:
+            link.rest(_DRIBBLE_SECONDS * 2 ** min(self._reads - usual - 1, _DRIBBLE_DOUBLINGS))
 
     def _known(self, answer: Answer, link: Link) -> None:
         """The status is there, and the whole request is out."""
@@ -382,10 +384,6 @@ class HttpDelivery(Delivery):
         return failure.kind in ("stale", "reset") and self.served and not self._reads
 
     async def _wait_for_answer(self, link: Link) -> None:
-        if self._reads > _DRIBBLE_READS:
-            pause = _DRIBBLE_SECONDS * 2 ** min(self._reads - _DRIBBLE_READS - 1, _DRIBBLE_DOUBLINGS)
-            await trio.sleep(max(0.0, min(pause, self._deadline - trio.current_time())))
-            link.watch()
         self.busy()
         if await self.park(self._deadline) or trio.current_time() < self._deadline:
             return

@@ -26,8 +26,9 @@ class Limits:
     life_seconds: float = 5 * 3600.0  # the original's number
     backoff_seconds: float = 1.0
     max_backoff_seconds: float = 300.0
-    retries_per_second: int = 100  # of all failing drains: as many as 15,000 make in the longest back-off
-    retries_at_once: int = 10  # a few milliseconds of work
+    retries_per_second: int = 50  # of all failing drains: as many as 7,500 make in the longest back-off
+    redials_per_second: int = 100  # of drains that worked just before
+    retries_at_once: int = 5  # a millisecond or two of work
     retries_at_once_per_app: int = 2
     answer_bytes: int = 64 * 1024  # protocol section 7
     look_ups: int = 64
@@ -147,8 +148,8 @@ class Pace:
     """
 
     def __init__(self, per_second: float, at_once: int, per_app: int) -> None:
-        self._seconds = max(_TICK_SECONDS, 1 / per_second)
-        self._places_a_tick = max(1, int(per_second * self._seconds))
+        self._places_a_tick = max(1, round(per_second * _TICK_SECONDS))
+        self._seconds = self._places_a_tick / per_second
         self._places = Share(at_once, per_app)
         self._taken: deque[int] = deque()  # apps, in the order in which their places come back
         self._came = trio.Event()

@@ -6,11 +6,13 @@ Rules:
   nothing, b"" at the end. Both raise OSError (ssl.SSLError is one) when the connection is broken.
 * A link is watched for reading as long as it lives; its `on_readable` is called from the poller's task and must not
   block or raise. A trio task and two epoll calls per answer would cost several times the answer itself.
+* A link that says little and often is looked away from for a while (`rest`), which costs no task either.
 * With TLS, `locked` bytes of what was not taken must be offered again unchanged: OpenSSL has begun their record.
 * Whoever dialled closes; closing twice is fine.
 """
 
 import fcntl
+import heapq
 import select
 import socket
 import ssl
@@ -65,6 +67,9 @@ class Link(Protocol):
     def watch(self) -> None:
         """Call `on_readable` when there is something to read, or an end."""
 
+    def rest(self, seconds: float) -> None:
+        """Stop watching for so long; to be called from `on_readable`."""
+
     async def wait_writable(self) -> None:
         """Until `send` may take something."""
 
@@ -78,12 +83,19 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._links: dict[int, SocketLink] = {}
+        self._resting: list[tuple[float, int, SocketLink]] = []  # a heap: until when, in which order, which link
+        self._rests = 0
 
     async def run(self) -> None:
         """Call the links that have something to read; ends when cancelled."""
         try:
             while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())  # a checkpoint, also when there is more
+                if self._resting:
+                    with trio.CancelScope(deadline=self._resting[0][0]):
+                        await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    self._watch_rested()
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())  # a checkpoint, also when there is more
                 for number, _ in self._epoll.poll(0, _EVENTS_AT_ONCE):
                     link = self._links.get(number)
                     if link is not None:
@@ -102,11 +114,23 @@ class Poller:
         if self._links.pop(number, None) is not None and not self._epoll.closed:
             self._epoll.unregister(number)
 
+    def rest(self, link: "SocketLink", seconds: float) -> None:
+        """Watch a link again after so long, if it still rests then; called in `run`."""
+        self._rests += 1
+        heapq.heappush(self._resting, (trio.current_time() + seconds, self._rests, link))
+
+    def _watch_rested(self) -> None:
+        now = trio.current_time()
+        while self._resting and self._resting[0][0] <= now:
+            link = heapq.heappop(self._resting)[2]
+            if link.resting:
+                link.watch()
+
 
 class SocketLink:
     """A TCP (or connected UDP) socket."""
 
-    __slots__ = ("_number", "_poller", "_sock", "on_readable")
+    __slots__ = ("_number", "_poller", "_sock", "on_readable", "resting")
 
     locked = 0
     accepted = True
@@ -116,6 +140,7 @@ class SocketLink:
         self._number = sock.fileno()
         self._poller = poller
         self.on_readable: Callable[[], None] = _nothing
+        self.resting = False
 
     def send(self, data: Buffer) -> int:
         try:
@@ -143,17 +168,24 @@ class SocketLink:
         return int(struct.unpack("i", answer)[0])
 
     def pause(self) -> None:
+        self.resting = False
         self._poller.remove(self._number)
 
     def watch(self) -> None:
+        self.resting = False
         self._poller.add(self._number, self)
+
+    def rest(self, seconds: float) -> None:
+        self._poller.remove(self._number)
+        self._poller.rest(self, seconds)
+        self.resting = True
 
     async def wait_writable(self) -> None:
         await trio.lowlevel.wait_writable(self._number)
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:
-            self._poller.remove(self._number)
+            self.pause()
             trio.lowlevel.notify_closing(self._number)
             self._sock.close()
 

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from .backoff import spread
 from .limits import Limits, Share
 from .status import Failure
 
@@ -72,7 +73,7 @@ class SystemResolver:
     async def _ask(self, host: str, app: int, old: _Answer | None) -> _Answer:
         """A new answer, or the old addresses, or why there are none."""
         started = trio.Event()
-        with trio.move_on_after(self._limits.look_up_seconds):
+        with trio.move_on_after(spread(self._limits.look_up_seconds)):
             while (asking := self._asking.get(host)) is not None and app not in self._slow:
                 await asking.wait()
                 known = self._answers.get(host)

@@ -30,6 +30,7 @@ class Site:
     rendered: Rendered
     connections: Share
     retries: Pace
+    redials: Pace
     dirty: "set[Delivery]" = field(default_factory=set)
     make_room: Callable[[], object] = lambda: None
     wall: Callable[[], float] = time.time

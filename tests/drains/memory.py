@@ -40,6 +40,9 @@ class MemoryLink:
     def watch(self) -> None:
         """Nothing watches a link in memory."""
 
+    def rest(self, seconds: float) -> None:
+        """Nothing watches a link in memory."""
+
     async def wait_writable(self) -> None:
         await trio.lowlevel.checkpoint()
 

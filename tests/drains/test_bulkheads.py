@@ -1,6 +1,7 @@
 """What many bad drains may take of what all share: time, memory, connections. In memory, on a mock clock."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ from drains.status import Failure, State
 from .memory import MemoryLink
 from .world import OK, TOKEN, World, running
 
-RETRIES = Limits().retries_per_second + Limits().retries_at_once
+IN_A_SECOND = Limits().retries_per_second + Limits().retries_at_once
 
 
 class TightLink(MemoryLink):
@@ -59,8 +60,9 @@ class GoodLink(MemoryLink):
 class Street:
     """Drains of many apps; the host of the URL says who lives there."""
 
-    def __init__(self, deliveries: Deliveries) -> None:
+    def __init__(self, deliveries: Deliveries, told: list[tuple[int, bytes, bool]]) -> None:
         self.deliveries = deliveries
+        self.told = told  # in all apps
         self.worlds: dict[int, World] = {}
         self.links: dict[int, list[MemoryLink]] = {}
         self.dialled: list[tuple[float, int]] = []
@@ -90,9 +92,15 @@ class Street:
         return self.deliveries.status(number)
 
 
+@asynccontextmanager
+async def street_of(**limits: Any) -> AsyncIterator[Street]:
+    world = World()
+    async with running(world, limits=Limits(**limits)) as deliveries:
+        yield Street(deliveries, world.told)
+
+
 async def test_however_many_drains_fail_at_once_few_are_tried_again_in_a_second(autojump_clock: MockClock) -> None:
-    async with running(World(), limits=Limits()) as deliveries:
-        street = Street(deliveries)
+    async with street_of() as street:
         for number in range(1, 1001):
             street.add(number, "refuses.example")
             street.write(number)
@@ -100,20 +108,19 @@ async def test_however_many_drains_fail_at_once_few_are_tried_again_in_a_second(
         assert len(street.dialled) == 1000  # the first try needs no turn
         street.dialled.clear()
         street.add(2000, "good.example")
-        for second in range(60):
+        for second in range(90):
             street.write(2000)
             await wait_all_tasks_blocked()
             assert street.status(2000).pending == 0
             await trio.sleep(1)
-            assert sum(second <= at - street.dialled[0][0] < second + 1 for at, _ in street.dialled) <= RETRIES
+            assert sum(second <= at - street.dialled[0][0] < second + 1 for at, _ in street.dialled) <= IN_A_SECOND
         retried = [number for _, number in street.dialled if number != 2000]
         assert len(retried) > 1000
         assert len(set(retried)) > 900  # all come by turns
 
 
 async def test_connections_that_break_together_are_dialled_again_by_turns(autojump_clock: MockClock) -> None:
-    async with running(World(), limits=Limits()) as deliveries:
-        street = Street(deliveries)
+    async with street_of() as street:
         for number in range(1, 301):
             street.add(number, "refuses.example", scheme="syslog")
         street.refuses = False
@@ -129,14 +136,51 @@ async def test_connections_that_break_together_are_dialled_again_by_turns(autoju
             street.links[number][0].answer(b"")
         await wait_all_tasks_blocked()
         assert len(street.dialled) == Limits().retries_at_once
-        await trio.sleep(4)
+        await trio.sleep(1)
+        assert 80 < len(street.dialled) < 120
+        await trio.sleep(3)
         assert len(street.dialled) == 300
         assert all(street.status(number).pending == 0 for number in range(1, 301))
 
 
+async def test_a_drain_that_worked_does_not_wait_behind_those_that_never_did(autojump_clock: MockClock) -> None:
+    async with street_of() as street:
+        street.add(2000, "good.example", scheme="syslog")
+        street.write(2000)
+        for number in range(1, 1001):
+            street.add(number, "refuses.example")
+            street.write(number)
+        await trio.sleep(5)
+        assert street.deliveries._site.retries.waiting > 500
+        for _ in range(10):
+            assert street.status(2000).pending == 0
+            street.write(2000)
+            link = street.links[2000][-1]
+            link.held = 1000  # nothing of it is acknowledged
+            link.answer(b"")  # and the connection ends
+            await trio.sleep(0.1)
+            assert street.links[2000][-1] is not link
+            await trio.sleep(2)
+        assert street.deliveries._site.retries.waiting > 500
+
+
+async def test_a_failure_is_told_by_turns_and_shown_at_once(autojump_clock: MockClock) -> None:
+    async with street_of() as street:
+        for number in range(1, 501):
+            street.add(number, "refuses.example")
+            street.write(number)
+        await trio.sleep(0.01)
+        assert {street.status(number).state for number in range(1, 501)} == {State.BACKING_OFF}
+        assert all(street.status(number).error.kind == "refused" for number in range(1, 501))
+        assert len(street.told) == Limits().retries_at_once
+        await trio.sleep(1)
+        assert len(street.told) <= IN_A_SECOND
+        await trio.sleep(60)
+        assert len(street.told) == 500
+
+
 async def test_requests_that_began_together_do_not_time_out_together(autojump_clock: MockClock) -> None:
-    async with running(World(), limits=Limits()) as deliveries:
-        street = Street(deliveries)
+    async with street_of() as street:
         for number in range(1, 301):
             street.add(number, "hangs.example")
             street.write(number)
@@ -192,9 +236,7 @@ def test_room_is_made_by_those_whose_kernels_took_nothing_for_longest(monkeypatc
 async def test_receivers_that_take_nothing_do_not_keep_others_from_sending(
     scheme: str, autojump_clock: MockClock
 ) -> None:
-    limits = Limits(batch_bytes=10_000, rendered_bytes=100_000, rendered_share=4)
-    async with running(World(), limits=limits) as deliveries:
-        street = Street(deliveries)
+    async with street_of(batch_bytes=10_000, rendered_bytes=100_000, rendered_share=4) as street:
         for number in range(1, 31):
             street.add(number, "tight.example", scheme=scheme)
         street.add(100, "good.example")
@@ -206,7 +248,7 @@ async def test_receivers_that_take_nothing_do_not_keep_others_from_sending(
         most = 0
         for _ in range(600):
             await trio.sleep(0.1)
-            used = deliveries._site.rendered.used
+            used = street.deliveries._site.rendered.used
             assert used <= 100_000
             most = max(most, used)
             if not street.status(100).pending:
@@ -229,15 +271,13 @@ async def test_receivers_that_take_nothing_do_not_keep_others_from_sending(
                 if scheme == "http" and street.status(number).pending and link.sent and not link.closed:
                     link.answer(OK)
         assert all(street.status(number).pending == 0 for number in range(1, 31))
-        assert deliveries._site.rendered.used == 0
+        assert street.deliveries._site.rendered.used == 0
 
 
 async def test_an_app_has_its_share_of_connections_and_idle_ones_make_room_for_others(
     autojump_clock: MockClock,
 ) -> None:
-    limits = Limits(connections=3, connections_per_app=2)
-    async with running(World(), limits=limits) as deliveries:
-        street = Street(deliveries)
+    async with street_of(connections=3, connections_per_app=2) as street:
         for number in (1, 2, 3):
             street.add(number, "hangs.example", app=50)
         street.write(50)
@@ -248,7 +288,7 @@ async def test_an_app_has_its_share_of_connections_and_idle_ones_make_room_for_o
             street.write(number)
         await trio.sleep(1)
         assert [street.status(number).pending for number in (10, 11, 12)] == [0, 0, 0]  # in turns
-        assert deliveries._site.connections.used == 3
+        assert street.deliveries._site.connections.used == 3
         for number in (10, 11, 12, 10):
             street.write(number)
             await trio.sleep(1)
@@ -257,8 +297,7 @@ async def test_an_app_has_its_share_of_connections_and_idle_ones_make_room_for_o
 
 
 async def test_who_waits_for_a_connection_gets_one_that_becomes_idle_later(autojump_clock: MockClock) -> None:
-    async with running(World(), limits=Limits(connections=1, connections_per_app=1)) as deliveries:
-        street = Street(deliveries)
+    async with street_of(connections=1, connections_per_app=1) as street:
         street.add(1, "hangs.example")
         street.write(1)
         await trio.sleep(1)

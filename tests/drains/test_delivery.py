@@ -34,6 +34,7 @@ class Rig:
             rendered=Rendered(limits.rendered_bytes, limits.rendered_bytes),
             connections=Share(limits.connections, limits.connections),
             retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
+            redials=Pace(limits.redials_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             wall=lambda: 1_770_000_000 + trio.current_time(),
         )
         kind = HttpDelivery if url.startswith("http") else SyslogDelivery
@@ -42,6 +43,7 @@ class Rig:
 
     def start(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self.site.retries.run)
+        nursery.start_soon(self.site.redials.run)
         nursery.start_soon(self.delivery.run)
 
     def write(self, *lines: bytes) -> None:
@@ -127,22 +129,26 @@ async def test_a_dribbling_answer_is_read_ever_less_often(autojump_clock: MockCl
     rig.start(nursery)
     rig.write(b"a")
     await rig.quiet()
-    link = rig.door.link
-    read: list[bytes] = []
-
-    def recv() -> bytes:
-        read.append(b"HTTP/1.1 200 and so on"[len(read) :][:1])
-        return read[-1]
-
-    link.recv = recv  # type: ignore[method-assign]
-    link.watch = link.on_readable  # type: ignore[method-assign] # there is always one more byte
-    for _ in range(5):
-        link.on_readable()
+    rests: list[float] = []
+    rig.door.link.rest = rests.append  # type: ignore[method-assign]
+    for byte in b"HTTP/1.1 200 ":
+        rig.door.link.answer(bytes([byte]))
+    assert rests == [0.25, 0.5, 1, 2, 4, 8, 8, 8, 8]  # the first four bytes are what an ordinary answer may come in
+    rig.door.link.answer(b"OK\r\nContent-Length: 100\r\n\r\n")
+    for _ in range(99):
+        rig.door.link.answer(b"x")
+    assert len(rests) > 40
+    rests.clear()
+    rig.door.link.answer(b"x")
+    rig.write(b"b")
+    rig.door.link.answer(OK)
+    assert rests == []  # the next answer is not looked at later because of this one
+    assert rig.delivery.state.delivered == 2
+    rig.write(b"c")
+    rig.door.link.answer(b"H")
     await trio.sleep(40)
-    assert link.closed
     assert rig.delivery.health.error is not None
     assert rig.delivery.health.error.kind == "timeout"
-    assert 5 < len(read) <= 12
 
 
 async def test_failures_back_off_up_to_five_minutes_and_are_told_once(

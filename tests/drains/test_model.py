@@ -81,6 +81,7 @@ class Life:
             rendered=Rendered(6000, 6000),
             connections=Share(1, 1),
             retries=Pace(1000, 10, 10),
+            redials=Pace(1000, 10, 10),
             wall=lambda: 1_770_000_000 + trio.current_time(),
         )
         self.options = options
@@ -140,6 +141,7 @@ def test_a_syslog_drain_delivers_or_counts_every_line(steps: list[tuple[str, Any
         world = life.world
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.site.retries.run)
+            nursery.start_soon(life.site.redials.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 link = life.links[-1] if life.links else None
@@ -286,6 +288,7 @@ def test_an_http_drain_delivers_refuses_or_counts_every_line(steps: list[tuple[s
         written: list[bytes] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.site.retries.run)
+            nursery.start_soon(life.site.redials.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 match step:
