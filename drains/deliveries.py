@@ -18,7 +18,7 @@ from logplex.channel import Channel
 from .delivery import Delivery
 from .dial import Connect, Dialler, open_socket
 from .http import HttpDelivery
-from .limits import Limits, Pace, Share
+from .limits import Limits, Pace, Share, Wakeups
 from .link import Poller
 from .policy import Policy
 from .probe import Probe, TestReport
@@ -69,6 +69,7 @@ class Deliveries:
             connections=Share(limits.connections, limits.connections_per_app),
             retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             redials=Pace(limits.redials_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
+            dials=Wakeups(limits.dials_in_a_turn),
             make_room=self._drop_idle,
         )
         self._probe = Probe(self._dialler, limits, version, self._site.now_ms)
@@ -88,6 +89,7 @@ class Deliveries:
                 nursery.start_soon(self._poller.run)
                 nursery.start_soon(self._site.retries.run)
                 nursery.start_soon(self._site.redials.run)
+                nursery.start_soon(self._site.dials.run)
                 nursery.start_soon(self._keep_room)
                 for delivery in self._drains.values():
                     nursery.start_soon(self._supervise, delivery)

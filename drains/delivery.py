@@ -208,8 +208,12 @@ class Delivery:
             raise crash
 
     def wake(self) -> None:
-        """End a `park`; nothing when the task is busy, which looks for itself."""
-        if self._event is not None:
+        """End a `park`, in turn where a dial follows; nothing when the task is busy, which looks for itself."""
+        if self._event is None:
+            return
+        if self.link is None:
+            self.site.dials.add(self._event)
+        else:
             self._event.set()
 
     def hasten(self, deadline: float) -> None:

@@ -4,10 +4,12 @@
 * A `Share` is a bounded amount (connections, look-ups, rendered bytes), with a bound for each app beside the bound
   for all; who has to wait is served app by app in turn, so that an app with many waiters delays only itself.
 * A `Pace` is a bounded number of turns in a second, given in the same way.
+* `Wakeups` wakes a bounded number of tasks in each turn of the loop.
 """
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from itertools import islice
 
 import trio
 
@@ -35,6 +37,7 @@ class Limits:
     look_ups_per_app: int = 2
     look_up_seconds: float = 5.0
     look_up_cache_seconds: float = 60.0
+    dials_in_a_turn: int = 32  # of the event loop: a few milliseconds of work
     connections: int = 12_000
     connections_per_app: int = 64  # six drains, their replays and tests many times over
     rendered_bytes: int = 128 * 1024 * 1024
@@ -174,3 +177,31 @@ class Pace:
             await trio.sleep(self._seconds)
             for _ in range(min(self._places_a_tick, len(self._taken))):
                 self._places.give_back(self._taken.popleft(), 1)
+
+
+class Wakeups:
+    """Sets events, a few in each turn of the event loop: tasks that start by the thousand leave turns to the others.
+
+    `run` is its one task.
+    """
+
+    def __init__(self, in_a_turn: int) -> None:
+        self._in_a_turn = in_a_turn
+        self._events: dict[trio.Event, None] = {}
+        self._came = trio.Event()
+
+    def add(self, event: trio.Event) -> None:
+        """Set `event` soon; once, however often it is added until then."""
+        self._events[event] = None
+        self._came.set()
+
+    async def run(self) -> None:
+        """Set the events, first come, first served, until cancelled."""
+        while True:
+            await self._came.wait()
+            while self._events:
+                for event in list(islice(self._events, self._in_a_turn)):
+                    del self._events[event]
+                    event.set()
+                await trio.lowlevel.checkpoint()
+            self._came = trio.Event()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from logplex.channel import Channel
 
-from .limits import Limits, Pace, Share
+from .limits import Limits, Pace, Share, Wakeups
 from .link import Link
 from .rendered import Rendered
 from .spec import DrainSpec
@@ -31,6 +31,7 @@ class Site:
     connections: Share
     retries: Pace
     redials: Pace
+    dials: Wakeups
     dirty: "set[Delivery]" = field(default_factory=set)
     make_room: Callable[[], object] = lambda: None
     wall: Callable[[], float] = time.time

@@ -99,6 +99,31 @@ async def street_of(**limits: Any) -> AsyncIterator[Street]:
         yield Street(deliveries, world.told)
 
 
+async def test_drains_that_wake_together_do_not_dial_in_one_turn_of_the_loop(autojump_clock: MockClock) -> None:
+    async with street_of() as street:
+        for number in range(1, 501):
+            street.add(number, "good.example")
+        await wait_all_tasks_blocked()
+        turns = 0
+        dialled: list[int] = []
+        dial = street.dial
+
+        async def counted(spec: DrainSpec, app: int) -> MemoryLink:
+            dialled.append(turns)
+            return await dial(spec, app)
+
+        street.deliveries._site.dial = counted
+        for number in range(1, 501):
+            street.write(number)
+        while len(dialled) < 500:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert turns > 10
+        assert max(dialled.count(turn) for turn in dialled) <= 2 * Limits().dials_in_a_turn
+        await trio.sleep(1)
+        assert all(street.status(number).pending == 0 for number in range(1, 501))
+
+
 async def test_however_many_drains_fail_at_once_few_are_tried_again_in_a_second(autojump_clock: MockClock) -> None:
     async with street_of() as street:
         for number in range(1, 1001):
@@ -272,6 +297,21 @@ async def test_receivers_that_take_nothing_do_not_keep_others_from_sending(
                     link.answer(OK)
         assert all(street.status(number).pending == 0 for number in range(1, 31))
         assert street.deliveries._site.rendered.used == 0
+
+
+async def test_an_app_has_its_share_of_the_memory(autojump_clock: MockClock) -> None:
+    async with street_of(batch_bytes=10_000, rendered_bytes=100_000, rendered_share=4) as street:
+        for number in range(1, 7):
+            street.add(number, "tight.example", app=50)
+        street.add(100, "good.example")
+        street.write(50, b"x" * 9000)
+        for _ in range(20):
+            await trio.sleep(1)
+            assert street.deliveries._site.rendered.used <= 25_000
+            street.write(100)
+            await trio.sleep(0.01)
+            assert street.status(100).pending == 0
+        assert street.deliveries._site.rendered.used > 15_000
 
 
 async def test_an_app_has_its_share_of_connections_and_idle_ones_make_room_for_others(

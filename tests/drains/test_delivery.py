@@ -6,7 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from drains.delivery import Delivery
 from drains.http import HttpDelivery
-from drains.limits import Limits, Pace, Share
+from drains.limits import Limits, Pace, Share, Wakeups
 from drains.rendered import Rendered
 from drains.site import Site
 from drains.state import DrainState
@@ -35,6 +35,7 @@ class Rig:
             connections=Share(limits.connections, limits.connections),
             retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             redials=Pace(limits.redials_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
+            dials=Wakeups(limits.dials_in_a_turn),
             wall=lambda: 1_770_000_000 + trio.current_time(),
         )
         kind = HttpDelivery if url.startswith("http") else SyslogDelivery
@@ -44,6 +45,7 @@ class Rig:
     def start(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self.site.retries.run)
         nursery.start_soon(self.site.redials.run)
+        nursery.start_soon(self.site.dials.run)
         nursery.start_soon(self.delivery.run)
 
     def write(self, *lines: bytes) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from drains.limits import Pace, Share
+from drains.limits import Pace, Share, Wakeups
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 12), st.booleans()), max_size=60))
@@ -158,3 +158,40 @@ async def test_serving_one_of_many_waiters_looks_at_few_of_them() -> None:
             share.give_back(holder, 1)
             await wait_all_tasks_blocked()
         assert looked[0] == 1000
+
+
+async def test_many_tasks_that_are_woken_together_leave_turns_to_others(nursery: trio.Nursery) -> None:
+    wakeups = Wakeups(10)
+    nursery.start_soon(wakeups.run)
+    turns = [0]
+    woken: list[int] = []
+
+    async def count_turns() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns[0] += 1
+
+    async def sleeper(event: trio.Event) -> None:
+        await event.wait()
+        woken.append(turns[0])
+
+    for _ in range(2):
+        woken.clear()
+        async with trio.open_nursery() as sleepers:
+            events = [trio.Event() for _ in range(100)]
+            for event in events:
+                sleepers.start_soon(sleeper, event)
+            await wait_all_tasks_blocked()
+            for event in events * 2:
+                wakeups.add(event)
+            with trio.CancelScope() as scope:
+                sleepers.start_soon(_ends, scope, woken, 100)
+                await count_turns()
+        assert len(woken) == 100
+        assert all(woken.count(turn) <= 20 for turn in woken)  # two batches may meet in a turn of the one who counts
+
+
+async def _ends(scope: trio.CancelScope, seen: list[int], count: int) -> None:
+    while len(seen) < count:
+        await trio.lowlevel.checkpoint()
+    scope.cancel()

@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from drains.delivery import Delivery
 from drains.http import HttpDelivery
-from drains.limits import Limits, Pace, Share
+from drains.limits import Limits, Pace, Share, Wakeups
 from drains.link import Buffer
 from drains.rendered import Rendered
 from drains.site import Site
@@ -82,6 +82,7 @@ class Life:
             connections=Share(1, 1),
             retries=Pace(1000, 10, 10),
             redials=Pace(1000, 10, 10),
+            dials=Wakeups(10),
             wall=lambda: 1_770_000_000 + trio.current_time(),
         )
         self.options = options
@@ -142,6 +143,7 @@ def test_a_syslog_drain_delivers_or_counts_every_line(steps: list[tuple[str, Any
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.site.retries.run)
             nursery.start_soon(life.site.redials.run)
+            nursery.start_soon(life.site.dials.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 link = life.links[-1] if life.links else None
@@ -289,6 +291,7 @@ def test_an_http_drain_delivers_refuses_or_counts_every_line(steps: list[tuple[s
         async with trio.open_nursery() as nursery:
             nursery.start_soon(life.site.retries.run)
             nursery.start_soon(life.site.redials.run)
+            nursery.start_soon(life.site.dials.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 match step:
