@@ -169,6 +169,16 @@ def test_this_server_passes_on_every_message_of_a_short_run(name: str, label: st
     assert found["cpu_seconds_per_million"] > 0
 
 
+def test_drains_to_peers_that_hurt_lose_nothing_of_the_others() -> None:
+    (case,) = [case for case in CASES if case.name == "11"]
+    _, job = case.jobs
+    assert isinstance(job, Job)
+    work = replace(job.work, channels=12, tokens=12, busy=3, bad=8, settle_seconds=0)
+    found = replace(job, work=work, load={**job.load, "messages": 2_000}).run(2)
+    assert found["messages"] >= 2_000
+    assert {defect: found[defect] for defect in DEFECTS} == dict.fromkeys(DEFECTS, 0)
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize("name", ["1", "2"])
 def test_rsyslog_passes_on_every_message_of_a_short_run(name: str) -> None:
@@ -188,5 +198,9 @@ def test_runs_are_interleaved_and_their_ratio_is_the_median_of_pairs() -> None:
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert ratio(runs["b"], runs["a"], "time") == 2.0
     assert median(runs["b"]) == {"time": 10.0, "lost": 3}
-    assert Goal("b", "time", 2.5, "a").met(Goal("b", "time", 2.5, "a").value(runs))
+    assert Goal("b", "time", 2.5, "a").met(runs)
+    assert not Goal("b", "time", 1.9, "a").met(runs)
+    assert Goal("b", "time", 1.9, "a", or_more=1).met(runs)  # the differences of the pairs are 1, 0 and 300
+    assert not Goal("b", "time", 1.9, "a", or_more=0.5).met(runs)
+    assert Goal("b", "time", 2.5, "c").met(runs) is None
     assert Goal("b", "other", 1, "a").value(runs) is None

@@ -65,9 +65,9 @@ def measure(case: Case, seconds: float, repeat: int, without: Sequence[str]) -> 
     goals = []
     for goal in case.goals:
         value = goal.value(runs)
-        verdict = {True: "reached", False: "MISSED", None: "not measured"}[goal.met(value)]
+        verdict = {True: "reached", False: "MISSED", None: "not measured"}[goal.met(runs)]
         say(f"   {goal}: " + (f"{value:.3g}, " if value is not None else "") + verdict)
-        goals.append({"goal": str(goal), "value": value, "met": goal.met(value)})
+        goals.append({"goal": str(goal), "value": value, "met": goal.met(runs)})
     clean = not any(run.get(name) for figures in runs.values() for run in figures for name in DEFECTS)
     return {"case": case.name, "title": case.title, "runs": runs, "goals": goals, "clean": clean}
 

@@ -55,8 +55,11 @@ class Job:
             secret = {name: tls[name] for name in ("cert", "key")} if tls and self.work.exit == "tls" else {}
             program, port = sink(**check, copies=self.work.drains, timed=self.timed, one_channel=alone, **secret)
             work = replace(self.work, port=port, tls=tls)
-            with program, bad_peers() as bad_ports, ExitStack() as stack:
-                start = STARTS[self.contender](replace(work, bad_ports=bad_ports), folder)
+            with program, ExitStack() as stack:
+                if work.bad:
+                    bad = stack.enter_context(bad_peers())
+                    work = replace(work, bad_places=bad.places, name_server=bad.name_server)
+                start = STARTS[self.contender](work, folder)
                 server = stack.enter_context(start)
                 first = self.wake(server, folder)
                 tokens = [token for token in server.tokens if not work.busy or token[1] < work.busy]
@@ -100,6 +103,7 @@ class Job:
         options = {"connections": 1, "base": base, "messages": len(server.tokens), "chunk": 1}
         load(server.tokens, folder, port=server.port, seconds=60, **options)
         server.rest()
+        time.sleep(self.work.settle_seconds)
         return len(server.tokens) - self.work.bad
 
 
@@ -147,6 +151,11 @@ def ratio(runs: Sequence[Figures], others: Sequence[Figures], name: str) -> floa
     pairs = [(run.get(name), other.get(name)) for run, other in zip(runs, others, strict=True)]
     quotients = [ours / theirs for ours, theirs in pairs if ours is not None and theirs]
     return statistics.median(quotients) if len(quotients) == len(pairs) else None
+
+
+def difference(runs: Sequence[Figures], others: Sequence[Figures], name: str) -> float:
+    """The median of what a run has more than the other one of its pair."""
+    return statistics.median(run[name] - other[name] for run, other in zip(runs, others, strict=True))
 
 
 DEFECTS = ("lost", "repeated", "reordered", "misrouted", "miscounted")

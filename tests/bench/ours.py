@@ -62,15 +62,18 @@ class RunningLogplex(Running):
 
 
 @contextmanager
-def serve(folder: Path, *, environment: dict[str, str], tls: dict[str, str] | None = None) -> Iterator[RunningLogplex]:
+def serve(
+    folder: Path, *, environment: dict[str, str], tls: dict[str, str] | None = None, name_server: int = 0
+) -> Iterator[RunningLogplex]:
     """`logplex serve` from its `ready` event to the end of the block. `folder` holds its data directory and log."""
+    program = ("tests.bench.silent_names", str(name_server)) if name_server else ("logplex",)
     options = ["--http", "127.0.0.1:0", "--syslog", "127.0.0.1:0", "--drain-allow", "127.0.0.0/8"]
     if tls:
         options += ["--syslog-tls", "127.0.0.1:0", "--tls-cert", tls["cert"], "--tls-key", tls["key"]]
         environment = {**environment, "LOGPLEX_DRAIN_CA_FILE": tls["ca"]}
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "logplex", "serve", "--data-dir", str(folder / "data"), *options],
+        [sys.executable, "-m", *program, "serve", "--data-dir", str(folder / "data"), *options],
         cwd=ROOT,
         env={**os.environ, "LOGPLEX_ADMIN": ":".join(ADMIN), "LOGPLEX_LOG_FORMAT": "json", **environment},
         stdin=subprocess.DEVNULL,
@@ -102,7 +105,7 @@ def start_logplex(work: Work, folder: Path) -> Iterator[Running]:
     """This server, its channels, tokens and drains made through its API."""
     environment = {"LOGPLEX_DURABILITY": work.durability, **work.environment}
     tokens = write_channels(folder / "data", work) if work.channels > BY_API else []
-    with serve(folder, environment=environment, tls=work.tls) as running:
+    with serve(folder, environment=environment, tls=work.tls, name_server=work.name_server) as running:
         running.port = running.port_of({"tcp": "syslog", "tls": "syslog_tls", "http": "http"}[work.entrance])
         running.tokens = tokens or make_channels(running.api, work)
         yield running
@@ -145,6 +148,7 @@ def drain_url(work: Work, channel: int, copy: int) -> str:
     """Where the sink takes what a drain delivers; over HTTP the path tells which drain it is."""
     scheme = {"tcp": "syslog", "tls": "syslog+tls", "http": "http"}[work.exit]
     path = f"/{channel}/{copy}" if work.exit == "http" else ""
-    hurts = channel >= work.channels - work.bad
-    port = work.bad_ports[channel % len(work.bad_ports)] if hurts else work.port
-    return f"{scheme}://127.0.0.1:{port}{path}"
+    place = f"127.0.0.1:{work.port}"
+    if channel >= work.channels - work.bad:
+        place = work.bad_places[channel % len(work.bad_places)].replace("*", str(channel))
+    return f"{scheme}://{place}{path}"

@@ -7,6 +7,7 @@
 
 import json
 import os
+import resource
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,12 @@ def pin_to(core: int) -> None:
     """Pin this process to one core, where there is more than one."""
     if core in os.sched_getaffinity(0):
         os.sched_setaffinity(0, {core})
+
+
+def allow_files() -> None:
+    """Let this process open as many files as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def arguments(options: dict[str, Any]) -> list[str]:

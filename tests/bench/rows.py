@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .measure import Figures, Job, Measured, median, ratio
+from .measure import Figures, Job, Measured, difference, median, ratio
 from .scale import Active, IdleConnections, Spooled, Start, Tails
 from .work import Work
 
@@ -19,7 +19,10 @@ CPU, RATE = "cpu_seconds_per_million", "messages_per_second"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`figure` of `job`, its ratio `to`, or what it has more than (`minus`), that of another job: ≤ (≥) `bound`."""
+    """`figure` of `job`, its ratio `to`, or what it has more than (`minus`), that of another job: ≤ (≥) `bound`.
+
+    A ratio may also be met by being at most so much more, in the figure's unit (`or_more`).
+    """
 
     job: str
     figure: str
@@ -27,10 +30,15 @@ class Goal:
     to: str = ""
     at_least: bool = False
     minus: str = ""
+    or_more: float = 0.0
 
-    def met(self, value: float | None) -> bool | None:
+    def met(self, runs: dict[str, list[Figures]]) -> bool | None:
+        """Whether it was reached; None where a contender was missing."""
+        value = self.value(runs)
         if value is None:
             return None
+        if self.or_more and difference(runs[self.job], runs[self.to], self.figure) <= self.or_more:
+            return True
         return value >= self.bound if self.at_least else value <= self.bound
 
     def value(self, runs: dict[str, list[Figures]]) -> float | None:
@@ -44,7 +52,8 @@ class Goal:
 
     def __str__(self) -> str:
         beside = f" / {self.to}" if self.to else f" − {self.minus}" if self.minus else ""
-        return f"{self.job}{beside}: {self.figure} {'≥' if self.at_least else '≤'} {self.bound:g}"
+        more = f" or + {self.or_more:g}" if self.or_more else ""
+        return f"{self.job}{beside}: {self.figure} {'≥' if self.at_least else '≤'} {self.bound:g}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +176,20 @@ def _growth() -> Iterator[Case]:
 
 
 def _bulkheads() -> Case:
-    """Every channel has one token and one line pending; then lines come for a hundred healthy ones alone."""
-    work = Work(channels=3_000, tokens=3_000, busy=100, exit="http")
+    """Every channel gets one line; when every bad drain has failed, lines come for a hundred healthy ones alone.
+
+    A request may take less long than usual, so that those of drains that hang end again and again in the meantime.
+    """
+    environment = {"LOGPLEX_DRAIN_REQUEST_SECONDS": "5"}
+    work = Work(channels=10_000, tokens=10_000, busy=100, exit="http", settle_seconds=8, environment=environment)
     healthy = replace(OURS, label="all healthy", work=work, load={"rate": 20_000})
-    bad = replace(healthy, label="a third bad", work=replace(work, bad=1_000))
-    goals = tuple(Goal(bad.label, figure, 1.05, healthy.label) for figure in ("p50_ms", "p99_ms"))
-    return Case("11", "3,000 drains; a third refuse, hang or answer a byte a second", (healthy, bad), goals)
+    bad = replace(healthy, label="a third bad", work=replace(work, bad=3_333))
+    goals = (
+        Goal(bad.label, "p50_ms", 1.05, healthy.label),
+        Goal(bad.label, "p99_ms", 1.05, healthy.label, or_more=5),
+    )
+    title = "10,000 drains; a third refuse, hang, answer a byte a second, or have a name that nobody answers for"
+    return Case("11", title, (healthy, bad), goals)
 
 
 CASES: tuple[Case, ...] = (

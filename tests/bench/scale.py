@@ -4,7 +4,6 @@
 * A start is from the process' creation to its `ready` event.
 """
 
-import resource
 import signal
 import socket
 import tempfile
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 from ..peers.programs import wait_until
 from .measure import Figures, Job
 from .ours import RunningLogplex, make_channels, serve, write_channels
-from .programs import Program, load, sink
+from .programs import Program, allow_files, load, sink
 from .work import Work
 
 WARM = 200  # of the things that are counted, before the first measurement
@@ -105,11 +104,6 @@ def asked(server: RunningLogplex, path: str) -> socket.socket:
         answer += part
     assert answer.startswith(b"HTTP/1.1 200"), answer
     return connection
-
-
-def allow_files() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,10 @@ class Work:
     drains: int = 1  # of each channel
     tokens: int = 100  # over all channels
     busy: int = 0  # lines come for the first so many channels only, once every drain has connected; 0: for all
-    bad: int = 0  # so many of the last channels drain to peers that hurt, at the ports `bad_ports`
-    bad_ports: tuple[int, ...] = ()
+    bad: int = 0  # so many of the last channels drain to peers that hurt
+    bad_places: tuple[str, ...] = ()  # where those are, HOST:PORT, in turn; a `*` becomes the channel's number
+    name_server: int = 0  # the port of one that never answers, for the names among them
+    settle_seconds: float = 0.0  # then, before the measurement
     durability: str = "commit"
     tls: dict[str, str] | None = None  # files of the sink's and the server's certificate
     environment: dict[str, str] = field(default_factory=dict)  # settings of this server beside the defaults
