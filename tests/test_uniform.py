@@ -8,7 +8,8 @@ from logplex.uniform import LEAST_BYTES, MOST_BYTES, Head, first_head, render
 TIME = "2026-11-22T02:50:00.123456+00:00"
 APP = "t.00000001-0000-4000-8000-000000000001"
 RENDERED = {Form.HTTP: " host app {} - ", Form.SYSLOG: f" {HOLE.decode()} app {{}} - - "}
-TEXTS = ["x", *(f"text {'y' * number} - - [z]" for number in (*range(100), 900, 1000))]  # counts of 2, 3 and 4 digits
+COUNTED = [f"text {'y' * number} - - [z]" for number in (*range(100), 900, 1000)]  # counts of 2, 3 and 4 digits
+TEXTS = ["x", f"shuttle {APP} web.1 - - x", f"> shuttle {APP} web.1 - - x", *COUNTED]
 
 
 def body(*texts: str, end: str = " - - ", host: str = "shuttle", processes: tuple[str, ...] = ("web.1",)) -> bytes:
@@ -41,11 +42,16 @@ def test_all_lines_of_one_process_are_rendered_together(form: Form, end: str) ->
 
 @pytest.mark.parametrize(("form", "end"), [(Form.HTTP, " - "), (Form.SYSLOG, " - - ")])
 def test_where_heads_end_as_they_are_kept_processes_may_differ(form: Form, end: str) -> None:
-    processes = ("web.1", "router", "-", "p" * 128)
+    processes = ("web.1", "router", "-", "p" * 25)
     batch = rendered(body(*TEXTS, end=end, processes=processes), form)
     assert batch is not None
     assert [line.process.decode() for line in batch.lines()[:4]] == list(processes)
     assert [line.text.decode() for line in batch.lines()] == TEXTS
+
+
+def test_a_process_much_longer_than_the_first_leaves_the_body_to_the_others() -> None:
+    assert rendered(body(*TEXTS, processes=("web.1", "p" * 60)), Form.SYSLOG) is None
+    assert rendered(body(*TEXTS, processes=("p" * 60, "web.1")), Form.SYSLOG) is not None
 
 
 @pytest.mark.parametrize(
