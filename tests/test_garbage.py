@@ -1,4 +1,4 @@
-"""Collections: none by itself, the young ones often, a full one each time that the server has doubled."""
+"""Collections: none by itself, the young ones often, a full one when the server has grown."""
 
 import gc
 from collections.abc import Iterator
@@ -8,7 +8,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from logplex.app.garbage import GROWTH, LOOKS_BETWEEN, YOUNG_SECONDS, collect_in_steps, collected_by_hand
+from logplex.app.garbage import (
+    GROWTH,
+    GROWTH_AT_REST,
+    LOOKS_BETWEEN,
+    YOUNG_SECONDS,
+    collect_in_steps,
+    collected_by_hand,
+)
 
 from .test_app import running
 
@@ -68,8 +75,9 @@ async def test_what_is_young_is_collected_many_times_a_second(
             assert collections == [1] * count
 
 
-async def test_a_full_collection_comes_when_the_server_has_doubled(
-    autojump_clock: MockClock, nursery: trio.Nursery
+@pytest.mark.parametrize(("share", "growth"), [(0.1, GROWTH_AT_REST), (0.9, GROWTH)])
+async def test_a_full_collection_comes_when_the_server_has_grown_sooner_when_it_rests(
+    share: float, growth: float, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     live = [1000.0]
     full: list[float] = []
@@ -77,14 +85,18 @@ async def test_a_full_collection_comes_when_the_server_has_doubled(
     def collect(generation: int) -> None:
         if generation == 2:
             full.append(live[0])
-            live[0] *= 0.75
+            live[0] *= 0.5
 
-    nursery.start_soon(lambda: collect_in_steps(live=lambda: int(live[0]), collect=collect))
+    async def run() -> None:
+        await collect_in_steps(live=lambda: int(live[0]), spent=lambda: share * trio.current_time(), collect=collect)
+
+    nursery.start_soon(run)
     await trio.sleep(LOOK_SECONDS / 2)  # between two looks
-    for blocks in (1000, 1999, 1500, 1000 * GROWTH, 2999, 500, 1500 * GROWTH):
+    large = 1000 * growth
+    for blocks in (1000, large - 1, 1200, large, large / 2 * growth - 2, 500, large / 2 * growth):
         live[0] = blocks
         await trio.sleep(LOOK_SECONDS)
-    assert full == [2000, 3000]  # the second one at twice of what the first one left
+    assert full == [large, large / 2 * growth]  # the second one by what the first one left
 
 
 async def test_a_server_runs_so(tmp_path: Path) -> None:

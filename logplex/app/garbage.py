@@ -9,13 +9,15 @@ Rules:
 
 * What was made since the last look is looked through many times a second, so that it is never much. That finds what a
   request or a connection leaves behind.
-* A full collection comes when the server's live blocks of memory have doubled since the last one. So cycles that only
-  it finds never take more memory than everything else, and a server that does not grow never stops.
+* A full collection comes when the server's live blocks of memory have grown by half since the last one and it has
+  little to do, or when they have become three times as many. So cycles that only it finds are bounded, and a server
+  that does not grow never stops.
 * Python itself collects nothing while the server runs.
 """
 
 import gc
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,7 +25,8 @@ import trio
 
 YOUNG_SECONDS = 0.1
 LOOKS_BETWEEN = 10  # looks at the young between two counts of all blocks, which cost more
-GROWTH = 2.0
+GROWTH_AT_REST, GROWTH = 1.5, 3.0
+REST_SHARE = 0.2  # of a processor's time, at most
 _YOUNG, _ALL = 1, 2  # generations
 
 
@@ -38,14 +41,22 @@ def collected_by_hand() -> Iterator[None]:
 
 
 async def collect_in_steps(
-    *, live: Callable[[], int] = sys.getallocatedblocks, collect: Callable[[int], object] = gc.collect
+    *,
+    live: Callable[[], int] = sys.getallocatedblocks,
+    spent: Callable[[], float] = time.process_time,
+    collect: Callable[[int], object] = gc.collect,
 ) -> None:
-    """Collect the young again and again, and all each time that `live` blocks have doubled, until cancelled."""
+    """Collect the young again and again, and all when the `live` blocks have grown, until cancelled.
+
+    `spent` is the processor time so far, in seconds.
+    """
     last = live()
     while True:
+        before = spent()
         for _ in range(LOOKS_BETWEEN):
             await trio.sleep(YOUNG_SECONDS)
             collect(_YOUNG)
-        if live() >= GROWTH * last:
+        rests = spent() - before < REST_SHARE * LOOKS_BETWEEN * YOUNG_SECONDS
+        if live() >= (GROWTH_AT_REST if rests else GROWTH) * last:
             collect(_ALL)
             last = live()
