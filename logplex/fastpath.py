@@ -47,6 +47,7 @@ TIME = (
 )
 _CONFORMING = rb"(?:" + TIME + rb"\n)*"
 _TIMES = re2.compile(_CONFORMING)
+_ONE = re.compile(TIME.decode())
 _FEW = re.compile(_CONFORMING)  # no part of it can match in two ways, so it is linear too
 FEW_TIMES = 16  # where the overhead of the other begins to pay
 
@@ -91,6 +92,8 @@ def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
 
 def _conform(times: list[str]) -> bool:
     """Whether every TIME is one; one that holds an LF would look like two."""
+    if len(times) == 1:
+        return _ONE.fullmatch(times[0]) is not None
     joined = ("\n".join(times) + "\n").encode("latin-1")
     if len(times) <= FEW_TIMES:
         return _FEW.fullmatch(joined) is not None and joined.count(b"\n") == len(times)

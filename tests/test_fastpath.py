@@ -174,6 +174,21 @@ def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(data: byt
         assert quick.lines(1) == quick.lines(2) == []
 
 
+@pytest.mark.parametrize("others", [0, 1, 20])
+@given(time=times)
+def test_an_odd_time_in_a_good_line_gives_the_same_lines_alone_and_among_others(others: int, time: str) -> None:
+    good = _standard(TOKENS[0], "web.1", "x", "\n")
+    lines = [good.replace(b"2026-11-22T02:50:00.5+00:00", time.encode()), *[good] * others]
+    data = b"".join(b"%d %b" % (len(line), line) for line in lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
+        quick, quick_answer = trio.run(posted, data, Form.SYSLOG)
+        strictly(patch)
+        strict, strict_answer = trio.run(posted, data, Form.SYSLOG)
+    assert quick_answer == strict_answer
+    assert seen(quick) == seen(strict)
+
+
 @given(bodies=st.lists(st.lists(standard, min_size=1, max_size=5).map(b"".join), min_size=1, max_size=4))
 def test_what_a_drain_gets_does_not_depend_on_the_form_that_lines_are_kept_in(bodies: list[bytes]) -> None:
     async def rendered(form: int) -> list[bytes]:
