@@ -106,7 +106,10 @@ class Deliveries:
         fresh = state is None
         if state is None:
             state = DrainState(spec.id, channel.id, channel.epoch, known_start(spec, channel))
-        state.enter_epoch(channel.epoch, channel.epoch_first)
+        first = channel.after_epoch(state.epoch)
+        if first is not None:
+            state.leave_epoch(first)
+            state.epoch = channel.epoch_at(state.cursor)[0] or state.epoch
         if state.cursor > channel.head:
             state.go_back(channel.head)
         delivery = self._start(spec, channel, state)

@@ -245,7 +245,8 @@ class Delivery:
             self.settle()
             self.reach_epoch()
             if self.state.epoch != self.channel.epoch:
-                end = self.channel.epoch_first
+                _, border = self.channel.epoch_at(self.state.cursor)
+                end = border if end is None or border is None else min(end, border)
         if end is None or not batches or batches[-1].end <= end:
             return batches
         return [batch.cut(batch.first, end) for batch in batches if batch.first < end]
@@ -259,9 +260,8 @@ class Delivery:
         self.health.lost(count, "overrun")
 
     def reach_epoch(self) -> None:
-        """Enter the channel's epoch when the cursor stands in it; a loss may carry it far over the border."""
-        if self.state.cursor >= self.channel.epoch_first:
-            self.state.epoch = self.channel.epoch
+        """Enter the epoch in which the cursor stands; a loss may carry it far over the border."""
+        self.state.epoch = self.channel.epoch_at(self.state.cursor)[0] or self.state.epoch
 
     def hurry(self) -> None:
         """The server stops: do not wait for more lines."""

@@ -107,14 +107,10 @@ class DrainState:
             left = now.lines - untold.lines
             self.untold = now._replace(lines=left) if left > 0 else None
 
-    def enter_epoch(self, epoch: str, first: int) -> None:
-        """Positions from `first` on belong to `epoch`; those before it are of the one before, as far as still held."""
-        if epoch == self.epoch:
-            return
+    def leave_epoch(self, first: int) -> None:
+        """The next epoch begins at `first`: what the drain has had behind it were other lines."""
         if self.cursor > first:
             self.go_back(first)
-        if self.cursor == first:
-            self.epoch = epoch
 
     def go_back(self, position: int) -> None:
         """The channel forgot lines that the drain has had: the page keeps its sums, and goes on at `position`."""

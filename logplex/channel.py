@@ -6,7 +6,8 @@ Rules:
 * A reader is a cursor. Behind the ring it reads the spool; what neither holds is *lost*: `Reading.lost`, exact,
   told once to the reader whose cursor it was.
 * Followers are told of every committed batch, synchronously and in order; they never block and never raise.
-* Ids given to clients hold the epoch: positions of another epoch mean nothing in this one.
+* Ids given to clients hold the epoch: positions of another epoch mean nothing in this one. A reader that comes from
+  an older one goes on where the next begins, however many there have been since.
 """
 
 import hashlib
@@ -43,6 +44,7 @@ class Place(NamedTuple):
     epoch: str
     epoch_first: int
     page: Page
+    past: tuple[tuple[str, int], ...] = ()  # older epochs and where they begin, oldest first
 
 
 class History(Protocol):
@@ -100,6 +102,7 @@ class Channel:
         "no_tail",
         "numbered",
         "page",
+        "past",
         "removed",
     )
 
@@ -108,6 +111,7 @@ class Channel:
         self.name = name
         self.epoch = place.epoch
         self.epoch_first = place.epoch_first
+        self.past = place.past
         self.no_tail = False
         self.no_history = False
         self.removed = False
@@ -129,6 +133,26 @@ class Channel:
     def oldest(self) -> int:
         """The oldest position that ring or spool still hold."""
         return min(self._oldest, self._ring.oldest)
+
+    def epoch_at(self, position: int) -> tuple[str | None, int | None]:
+        """The epoch of a position, None when it is older than all that are known, and where the next one begins."""
+        next_first = None
+        for epoch, first in ((self.epoch, self.epoch_first), *reversed(self.past)):
+            if position >= first:
+                return epoch, next_first
+            next_first = first
+        return None, next_first
+
+    def after_epoch(self, epoch: str) -> int | None:
+        """Where the epoch behind this one begins: None for the present one, the oldest known for one not known."""
+        if epoch == self.epoch:
+            return None
+        next_first = self.epoch_first
+        for older, first in reversed(self.past):
+            if older == epoch:
+                return next_first
+            next_first = first
+        return next_first
 
     def forget_before(self, position: int) -> None:
         """The spool no longer holds what lies before `position`; the ring may."""

@@ -128,11 +128,12 @@ async def start_at_time(channel: Channel, since: int) -> Start:
 def start_after(channel: Channel, place: Id, created_at: int) -> Start | None:
     """Resume after an id that was given out; None when it cannot be one of this channel.
 
-    An id of an older epoch resumes at the first position of this one (design section 1). `created_at` (unix ms) is
+    An id of an older epoch resumes at the first position of the next (design section 1). `created_at` (unix ms) is
     when the reader's session was made: the earliest that what it now misses can have come.
     """
-    if place.epoch != channel.epoch:
-        return Start(channel.epoch_first, channel.epoch_first, created_at)
+    first = channel.after_epoch(place.epoch)
+    if first is not None:
+        return Start(first, first, created_at)
     if place.position >= channel.head:
         return None
     return Start(place.position + 1, place.position + 1, created_at)

@@ -156,13 +156,17 @@ async def test_since_starts_at_the_first_line_received_then() -> None:
     assert (await start_at_backlog(source.channel, late, 3)).cursor == 7
 
 
-def test_an_id_resumes_behind_its_line_and_one_of_an_older_epoch_at_the_start_of_this_one() -> None:
+def test_an_id_resumes_behind_its_line_and_one_of_an_older_epoch_at_the_start_of_the_next() -> None:
     source = Source(first=10)
     source.number(3)
     assert start_after(source.channel, Id(EPOCH, 10), AT) == Start(11, 11, AT)
     assert start_after(source.channel, Id(EPOCH, 12), AT) == Start(13, 13, AT)
     assert start_after(source.channel, Id("00000000000000bb", 5), AT) == Start(10, 10, AT)
     assert start_after(source.channel, Id(EPOCH, 13), AT) is None
+    source.channel.past = (("00000000000000aa", 2), ("00000000000000bb", 6))
+    assert start_after(source.channel, Id("00000000000000aa", 5), AT) == Start(6, 6, AT)
+    assert start_after(source.channel, Id("00000000000000bb", 5), AT) == Start(10, 10, AT)
+    assert start_after(source.channel, Id("00000000000000cc", 5), AT) == Start(2, 2, AT)
 
 
 # The join of backlog and live.

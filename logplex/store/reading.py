@@ -29,7 +29,7 @@ class Found(NamedTuple):
     oldest: int
     head: int
     total: int
-    epoch_first: int
+    epochs: list[tuple[bytes, int]]  # key and first position, oldest first
     page: bytes | None
 
 
@@ -92,9 +92,11 @@ class Reader:
         return rows, batches
 
 
-def places(connection: sqlite3.Connection, channel_ids: Iterable[int], generation: int) -> dict[int, Found]:
-    """Where channels stand; those that nothing is known of begin at 0."""
-    return {number: _place(connection, number, generation) for number in channel_ids}
+def places(
+    connection: sqlite3.Connection, channel_ids: Iterable[int], past: list[tuple[bytes, int]]
+) -> dict[int, Found]:
+    """Where channels stand; those that nothing is known of begin at 0. `past` is what tables.Epoch says."""
+    return {number: _place(connection, number, past) for number in channel_ids}
 
 
 def _adjoining(rows: Iterable[_Row], max_bytes: int) -> list[_Row]:
@@ -122,7 +124,7 @@ def _adjoin(first: int, count: int, other_first: int, other_count: int) -> bool:
     return first + count == other_first or other_first + other_count == first
 
 
-def _place(connection: sqlite3.Connection, channel_id: int, generation: int) -> Found:
+def _place(connection: sqlite3.Connection, channel_id: int, past: list[tuple[bytes, int]]) -> Found:
     newest = connection.execute(
         "SELECT id, first + count, total, page FROM lines WHERE channel = ? ORDER BY first DESC LIMIT 1", (channel_id,)
     ).fetchone()
@@ -130,9 +132,9 @@ def _place(connection: sqlite3.Connection, channel_id: int, generation: int) -> 
         "SELECT after, head, total, page FROM places WHERE channel = ?", (channel_id,)
     ).fetchone()
     if newest is None and saved is None:
-        return Found(0, 0, 0, 0, None)
+        return Found(0, 0, 0, [(past[-1][0], 0)], None)
     if newest is None:
-        return Found(saved[1], saved[1], saved[2], saved[1], saved[3])
+        return Found(saved[1], saved[1], saved[2], [(past[-1][0], saved[1])], saved[3])
     row_id, head, total, page = newest
     if saved is not None:
         head = max(head, saved[1])
@@ -141,10 +143,21 @@ def _place(connection: sqlite3.Connection, channel_id: int, generation: int) -> 
     oldest = connection.execute(
         "SELECT first FROM lines WHERE channel = ? ORDER BY first LIMIT 1", (channel_id,)
     ).fetchone()[0]
-    epoch_first = 0
-    if generation:
-        epoch_first = _epoch_first(connection, channel_id, generation, head)
-    return Found(oldest, head, total, epoch_first, page)
+    return Found(oldest, head, total, _epochs(connection, channel_id, past, oldest, head), page)
+
+
+def _epochs(
+    connection: sqlite3.Connection, channel_id: int, past: list[tuple[bytes, int]], oldest: int, head: int
+) -> list[tuple[bytes, int]]:
+    """Where each epoch of a channel begins, back to the one in which `oldest` lies."""
+    epochs: list[tuple[bytes, int]] = []
+    for key, generation in reversed(past):
+        first = _epoch_first(connection, channel_id, generation, head) if generation else 0
+        epochs.append((key, first))
+        if first <= oldest:
+            break
+    epochs.reverse()
+    return epochs
 
 
 def _epoch_first(connection: sqlite3.Connection, channel_id: int, generation: int, head: int) -> int:

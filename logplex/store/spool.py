@@ -193,14 +193,15 @@ class Spool:
 
     async def places(self, channel_ids: Iterable[int]) -> dict[int, Place]:
         """Where channels stand; one that the spool does not know begins at 0."""
-        found = await self._reader.run(reading.places, list(channel_ids), self._epoch.generation)
+        found = await self._reader.run(reading.places, list(channel_ids), self._epoch.past)
         places = {}
-        for channel_id, (oldest, head, total, epoch_first, page_row) in found.items():
+        for channel_id, (oldest, head, total, begun, page_row) in found.items():
             page = Page()
             if page_row is not None:
                 page.load(msgpack.unpackb(page_row))
             self._totals.setdefault(channel_id, total)
-            places[channel_id] = Place(oldest, head, channel_epoch(self._epoch.key, channel_id), epoch_first, page)
+            epochs = tuple((channel_epoch(key, channel_id), first) for key, first in begun)
+            places[channel_id] = Place(oldest, head, *epochs[-1], page, epochs[:-1])
         return places
 
     async def cursors(self) -> dict[int, tuple[Any, ...]]:

@@ -27,6 +27,7 @@ from .segments import INLINE_BYTES, Segments
 PAGE_BYTES = 4096
 VERSION = 2  # of the tables; 1 had every batch in its row
 HASH_BYTES = 16
+KEPT_EPOCHS = 8  # a drain that was away for more of them goes on at the oldest
 LOCK_SECONDS = 10.0  # a second connection checkpoints; whoever meets it waits
 TAILS_ONLY = 16  # beside the form
 _SCHEMA = """
@@ -61,7 +62,7 @@ class Kind(IntEnum):
 class Meta(IntEnum):
     """The numbers of `Kind.META`."""
 
-    EPOCH = 0
+    EPOCHS = 0
     NODE = 1
     SINCE = 2
     SYNCED = 3  # the last row whose bytes in a segment a loss of power leaves there
@@ -78,11 +79,15 @@ class Rows(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """The epoch of the spool, and the last row of the ones before."""
+    """The epochs of the spool."""
 
-    key: bytes
-    generation: int
+    past: list[tuple[bytes, int]]  # (key, last row of the ones before), oldest first; the last is the present one
     since: float  # when this spool was begun
+
+    @property
+    def key(self) -> bytes:
+        """Of the present one."""
+        return self.past[-1][0]
 
 
 class Transaction:
@@ -150,20 +155,23 @@ def begin_epoch(connection: sqlite3.Connection, proven: bool) -> Epoch:
         since = msgpack.packb(time.time())
         with Transaction(connection):
             connection.execute(_SAVE + _VALUE, (Kind.META, Meta.SINCE, since))
-    saved = _meta(connection, Meta.EPOCH)
-    if saved is not None and proven:
-        key, generation = msgpack.unpackb(saved)
-        return Epoch(key, generation, msgpack.unpackb(since))
-    key, generation = secrets.token_bytes(16), last_id(connection)
-    with Transaction(connection):
-        connection.execute(_SAVE + _VALUE, (Kind.META, Meta.EPOCH, msgpack.packb((key, generation))))
-    return Epoch(key, generation, msgpack.unpackb(since))
+    past = _past(connection)
+    if not past or not proven:
+        past = [*past, (secrets.token_bytes(16), last_id(connection))][-KEPT_EPOCHS:]
+        with Transaction(connection):
+            connection.execute(_SAVE + _VALUE, (Kind.META, Meta.EPOCHS, msgpack.packb(past)))
+    return Epoch(past, msgpack.unpackb(since))
+
+
+def _past(connection: sqlite3.Connection) -> list[tuple[bytes, int]]:
+    saved = _meta(connection, Meta.EPOCHS)
+    return [] if saved is None else [(key, generation) for key, generation in msgpack.unpackb(saved)]
 
 
 def last_id(connection: sqlite3.Connection) -> int:
     """The highest id that was ever given to a row of lines."""
-    saved = _meta(connection, Meta.EPOCH)
-    generation = msgpack.unpackb(saved)[1] if saved is not None else 0
+    past = _past(connection)
+    generation = past[-1][1] if past else 0
     highest: int = connection.execute(
         "SELECT max((SELECT coalesce(max(id), 0) FROM lines), (SELECT coalesce(max(after), 0) FROM places))"
     ).fetchone()[0]

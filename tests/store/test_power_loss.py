@@ -206,7 +206,7 @@ def test_segments_that_never_reached_the_disk_are_forgotten_up_to_what_was_synce
         forget.forget_unsynced(spool.connection, spool.segments, tables.synced(spool.connection))
         expected = [row for number in range(half) for row in group(number).lines]
         assert spool.lines() == expected
-        places = reading.places(spool.connection, [1, 2], 0)
+        places = reading.places(spool.connection, [1, 2], [(b"key", 0)])
         assert {place.head for place in places.values()} == {GROUPS * (GROUPS + 1) // 2}, "what is lost is counted"
         spool.append(GROUPS)
         assert spool.lines() == expected + group(GROUPS).lines
