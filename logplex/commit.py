@@ -97,6 +97,7 @@ class Committer:
         self._refuse = refuse_when_degraded
         self._committing = False
         self._committing_bytes = 0
+        self._finishing = False
         self._filled = trio.Event()
         self._urgent = trio.Event()
         self._room = trio.Event()
@@ -173,7 +174,7 @@ class Committer:
                 await self._filled.wait()
             if self.current and not self.current.waiting and self._flight is None:
                 await self._fill()
-            if self._flight is None and (self.current or self._has_something_due()):
+            if self._flight is None and not self._finishing and (self.current or self._has_something_due()):
                 if self.degraded_since is None:
                     self._begin()
                 else:
@@ -190,7 +191,7 @@ class Committer:
 
     def _is_ripe(self) -> bool:
         """Whether the current group may begin its commit now."""
-        if self._committing or self._flight is not None or self.degraded_since is not None:
+        if self._committing or self._flight is not None or self._finishing or self.degraded_since is not None:
             return False
         return self.current.waiting or trio.current_time() >= self._began + self._fill_seconds()
 
@@ -266,13 +267,17 @@ class Committer:
             self._filled.set()
             self._urgent.set()
             await self._room.wait()
-        if self._write is not None:
-            await self._write.done.wait()
-            await self._settle_late_write()
-        while self._due.missing_bytes() > INLINE_BYTES:
-            await self._append(self._work(max_bytes=INLINE_BYTES))
-        await self._append(self._work())
-        await self._healed()
+        self._finishing = True  # what is begun from here on would not be waited for
+        try:
+            if self._write is not None:
+                await self._write.done.wait()
+                await self._settle_late_write()
+            while self._due.missing_bytes() > INLINE_BYTES:
+                await self._append(self._work(max_bytes=INLINE_BYTES))
+            await self._append(self._work())
+            await self._healed()
+        finally:
+            self._finishing = False
 
     async def _append(self, work: Work) -> None:
         write = _Write(work)

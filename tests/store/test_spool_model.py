@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -184,10 +185,8 @@ class SpoolModel(RuleBasedStateMachine):
     def lose_power(self, seed: int) -> None:
         """What was written to segments since the last sync is there, in part there, or garbage."""
         before = {channel.id: (channel.head, channel.epoch) for channel in self.node.channels}
-        self.runs += 1
-        to = copy_of(self.path, self.root / str(self.runs))
+        to, saved = self._copied()
         self._damage_unsynced(to, random.Random(seed))
-        saved = self.loop.run(self.node.spool.cursors)
         self.loop.run(self._stop)
         run = json.loads((to / "run").read_text())
         (to / "run").write_text(json.dumps(run | {"boot": "of another life"}))
@@ -241,16 +240,25 @@ class SpoolModel(RuleBasedStateMachine):
                 position for position in self.lines[channel.id] if position >= channel._ring.oldest
             }
 
+    def _copied(self) -> tuple[Path, dict[int, tuple[Any, ...]]]:
+        """A copy of the files, and the cursors in it: made where no commit can come between."""
+        self.runs += 1
+        to = self.root / str(self.runs)
+
+        def copy(connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
+            copy_of(self.path, to)
+            return tables.cursors(connection)
+
+        return to, self.loop.run(self.node.spool.thread.run, copy)
+
     @rule()
     def crash(self) -> None:
         """kill -9: what the files hold at this moment is all there is."""
         degraded = self.node.committer.degraded_since is not None
         before = {channel.id: (channel.head, channel.epoch) for channel in self.node.channels}
-        self.runs += 1
-        copy_of(self.path, self.root / str(self.runs))
-        saved = self.loop.run(self.node.spool.cursors)
+        to, saved = self._copied()
         self.loop.run(self._stop)
-        self.path = self.root / str(self.runs)
+        self.path = to
         self._restart(before, proven=not degraded, saved={number: row[1] for number, row in saved.items()})
 
     @rule()
