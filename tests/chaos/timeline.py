@@ -72,6 +72,11 @@ class Timeline:
                 return epoch, position
         return None
 
+    def same_line(self, place: tuple[str, int]) -> set[tuple[str, int]]:
+        """Under which epochs this line was seen at this position."""
+        places = ((epoch, place[1]) for epoch in self.epochs)
+        return {other for other in places if self.at.get(other) == self.at[place]}
+
     def newest_place(self, name: Name) -> tuple[str, int] | None:
         """Where a line stands, in the newest epoch that has it."""
         places = self.places.get(name)
