@@ -79,14 +79,12 @@ class DataDirectory:
             return False
         if run.get("durability") not in ("commit", "fsync") or run.get("degraded_since") or run.get("damaged"):
             return False
-        return bool(run.get("clean") or run["durability"] == "fsync" or run.get("boot") == _boot_id())
+        return _is_on_disk(run)
 
     def lost_power(self) -> bool:
         """Whether the machine went down under the last server, and what was not synced with it."""
         run = self.last_run()
-        return (
-            bool(run) and run.get("boot") != _boot_id() and not run.get("clean") and run.get("durability") != "fsync"
-        )
+        return bool(run) and not _is_on_disk(run)
 
     def begin_run(self, durability: str) -> None:
         """From now on a crash is a crash of this run."""
@@ -123,6 +121,11 @@ class DataDirectory:
         with self._writing:
             if not (self.path / _UNPROVEN).exists():
                 (self.path / "run").rename(self.path / _UNPROVEN)
+
+
+def _is_on_disk(run: dict[str, Any]) -> bool:
+    """Whether what a run wrote reached the disk, or a kernel that still runs has it."""
+    return bool(run.get("clean") or run.get("durability") == "fsync" or run.get("boot") == _boot_id())
 
 
 def _boot_id() -> str:

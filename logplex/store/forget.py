@@ -63,11 +63,9 @@ def forget_rows(connection: sqlite3.Connection, segments: Segments, ids: list[in
 
 def forget_unsynced(connection: sqlite3.Connection, segments: Segments, after: int) -> None:
     """After a loss of power: forget the rows behind `after` whose bytes are in segments, and may not be there."""
-    rows = [(0, 0, 0, 0)]
-    while rows:
-        rows = connection.execute(
-            "SELECT id, channel, segment, size FROM lines WHERE id > ? AND segment > 0 LIMIT ?", (after, STEP_ROWS)
-        ).fetchall()
+    while rows := connection.execute(
+        "SELECT id, channel, segment, size FROM lines WHERE id > ? AND segment > 0 LIMIT ?", (after, STEP_ROWS)
+    ).fetchall():
         _forget(connection, segments, rows)
 
 

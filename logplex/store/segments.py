@@ -17,7 +17,8 @@ All of `Segments` runs in the thread that writes; `Files` reads in any.
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ class Segments:
             held = lengths.pop(_name(number), 0)
             if held < size:
                 if not lost_power:
-                    raise _damaged(f"{self.path(number).name} has {held} bytes of {size}")
+                    raise damaged(f"{self.path(number).name} has {held} bytes of {size}")
                 connection.execute("UPDATE segments SET bytes = ? WHERE number = ?", (held, number))
             self.total += min(size, held)
         for name in lengths:
@@ -228,14 +229,8 @@ class Segments:
             self._with_file(number, lambda file: os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED))
 
     def _with_file(self, number: int, do: Callable[[int], None]) -> None:
-        try:
-            descriptor = os.open(self.path(number), os.O_RDONLY)
-        except FileNotFoundError:  # no row refers to it any more
-            return
-        try:
-            do(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(FileNotFoundError), _opened(self.path(number)) as file:  # no row may refer to it any more
+            do(file)
 
 
 class Files:
@@ -279,11 +274,8 @@ class Files:
         return found
 
     def _read(self, segment: int, start: int, size: int) -> bytes:
-        descriptor = os.open(self._folder / _name(segment), os.O_RDONLY)
-        try:
-            return os.pread(descriptor, size, start)
-        finally:
-            os.close(descriptor)
+        with _opened(self._folder / _name(segment)) as file:
+            return os.pread(file, size, start)
 
     def _tell(self, spot: Spot) -> None:
         if spot.segment not in self._told:
@@ -309,14 +301,22 @@ def _write_all(descriptor: int, data: list[bytes], at: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    with _opened(folder) as file:
+        os.fsync(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The descriptor of a file or folder, to be read."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _damaged(text: str) -> sqlite3.DatabaseError:
+def damaged(text: str, code: int = sqlite3.SQLITE_CORRUPT) -> sqlite3.DatabaseError:
+    """An error of ours with a code of SQLite's: the spool is set aside for it."""
     error = sqlite3.DatabaseError(text)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    error.sqlite_errorcode = code
     return error

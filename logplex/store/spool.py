@@ -66,7 +66,7 @@ async def open_spool(
     segments = Segments(folder, max_bytes=max_bytes + slack_bytes, fsync=fsync)
     lost_power = directory.lost_power()
 
-    def open_(lost_power: bool) -> sqlite3.Connection:
+    def open_() -> sqlite3.Connection:
         connection = connect(path, fsync, max_bytes + slack_bytes)
         try:
             synced_id = tables.synced(connection)
@@ -79,7 +79,7 @@ async def open_spool(
         return connection
 
     def writer() -> DatabaseThread:
-        return DatabaseThread(lambda: open_(lost_power), "spool")
+        return DatabaseThread(open_, "spool")
 
     thread = writer()
     last = directory.last_run()

@@ -134,9 +134,8 @@ def connect(path: Path, *, fsync: bool, max_bytes: int) -> sqlite3.Connection:
 def _check_version(connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != VERSION and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
-        error = sqlite3.DatabaseError(f"its tables are of version {version}; this server knows {VERSION}")
-        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-        raise error
+        text = f"its tables are of version {version}; this server knows {VERSION}"
+        raise files.damaged(text, sqlite3.SQLITE_NOTADB)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from drains.deliveries import Deliveries
 from drains.state import DrainState
 
 from .world import World, http_receiver, running, settled, spec, syslog_receiver
@@ -31,6 +32,16 @@ def line_texts(start: int) -> list[bytes]:
     return [b"line %d" % number for number in range(start, 100)]
 
 
+def told_and_counted(got: list[bytes], deliveries: Deliveries, world: World) -> None:
+    """Drain 7 came from line 20, and lost 50 lines over the border."""
+    assert got[0].startswith(b"Error L10 (output buffer overflow): 50 messages dropped since ")
+    assert got[1:] == line_texts(70)
+    seen = deliveries.status(7)
+    assert seen is not None
+    assert (seen.start, seen.delivered, seen.lost, seen.pending) == (20, 30, {"overrun": 50}, 0)
+    assert deliveries.dirty()[0].epoch == world.channel.epoch
+
+
 async def test_a_range_never_reaches_over_the_border() -> None:
     world = world_behind_a_crash(oldest=0)
     async with http_receiver() as receiver, running(world) as deliveries:
@@ -50,12 +61,7 @@ async def test_a_loss_over_the_border_is_told_and_counted_by_an_http_drain() -> 
             while len(got) < 31:
                 got += (await receiver.post()).texts
             await settled(deliveries)
-        assert got[0].startswith(b"Error L10 (output buffer overflow): 50 messages dropped since ")
-        assert got[1:] == line_texts(70)
-        seen = deliveries.status(7)
-        assert seen is not None
-        assert (seen.start, seen.delivered, seen.lost, seen.pending) == (20, 30, {"overrun": 50}, 0)
-        assert deliveries.dirty()[0].epoch == world.channel.epoch
+        told_and_counted(got, deliveries, world)
 
 
 async def test_a_loss_over_the_border_is_told_and_counted_by_a_syslog_drain() -> None:
@@ -65,12 +71,7 @@ async def test_a_loss_over_the_border_is_told_and_counted_by_a_syslog_drain() ->
         with trio.fail_after(5):
             got = await receiver.until(31)
             await settled(deliveries)
-        assert got[0].startswith(b"Error L10 (output buffer overflow): 50 messages dropped since ")
-        assert got[1:] == line_texts(70)
-        seen = deliveries.status(7)
-        assert seen is not None
-        assert (seen.start, seen.delivered, seen.lost, seen.pending) == (20, 30, {"overrun": 50}, 0)
-        assert deliveries.dirty()[0].epoch == world.channel.epoch
+        told_and_counted(got, deliveries, world)
 
 
 def world_behind_two_crashes() -> World:
