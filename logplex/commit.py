@@ -48,6 +48,9 @@ class Spool(Protocol):
     def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
         """Commit one transaction; `arrived` is told in the loop what came of it. Never waits."""
 
+    def poll(self) -> None:
+        """Tell of what has ended now: a busy loop would come to it late."""
+
 
 class _Write:
     """One transaction on its way; with a group, unless it only catches up."""
@@ -137,11 +140,14 @@ class Committer:
             self._filled.set()
         if group.waiting:
             self._urgent.set()
-        elif self._is_ripe():
-            try:
+            return
+        try:
+            if self._committing:
+                self._spool.poll()
+            elif self._is_ripe():
                 self._begin()
-            except Exception as exc:  # noqa: BLE001 - not the fault of the input that has called
-                self._failure = exc
+        except Exception as exc:  # noqa: BLE001 - not the fault of the input that has called
+            self._failure = exc
 
     async def room(self) -> None:
         """Wait while too much is uncommitted; the input that waits is not read."""

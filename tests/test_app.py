@@ -85,7 +85,7 @@ async def running(path: Path, **given: Any) -> AsyncIterator[InProcess]:
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     made = Faults()
-    monkeypatch.setattr(app, "open_spool", partial(open_spool, connect=made.connect))
+    monkeypatch.setattr(app, "open_spool", partial(open_spool, connect=made.connect, write=made.write))
     return made
 
 

@@ -34,6 +34,9 @@ class Store:
         self.tries += 1
         trio.lowlevel.spawn_system_task(self._write, work, arrived)
 
+    def poll(self) -> None:
+        """Its answers come by themselves."""
+
     async def _write(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
         await trio.lowlevel.checkpoint()
         await self.go_on.wait()

@@ -16,9 +16,9 @@ import structlog
 import trio
 
 from ..errors import StoreError
-from .segments import Segments
 from .sqlite import DatabaseThread
 from .tables import LOCK_SECONDS, PAGE_BYTES, note_synced
+from .writer import Writer
 
 log = structlog.get_logger()
 
@@ -26,24 +26,32 @@ CHECKPOINT_BYTES = 8 * 1024 * 1024  # written since the last
 SYNC_BYTES = 16 * 1024 * 1024  # written to segments since the last
 LOG_BYTES = 32 * 1024 * 1024
 SYNC_SECONDS = 5.0
+_TRANSACTION_BYTES = 5 * PAGE_BYTES  # pages that every transaction changes
+_ROW_BYTES = PAGE_BYTES  # a channel's place in the index
 
 
 class Checkpoints:
     """`wrote` after each commit, `run` beside them."""
 
-    def __init__(self, path: Path, writer: DatabaseThread, segments: Segments) -> None:
+    def __init__(self, path: Path, thread: DatabaseThread, writer: Writer) -> None:
         self._path = path
+        self._thread = thread
         self._writer = writer
-        self._segments = segments
         self._written = 0
         self._beside = 0
         self._due = trio.Event()
 
-    def wrote(self, size: int, *, beside: int = 0) -> None:
-        """About so many bytes were committed to the database, and so many to segments."""
-        self._written += size
-        self._beside += beside
-        if self._written >= CHECKPOINT_BYTES or self._beside >= SYNC_BYTES:
+    def wrote(self, rows: int) -> None:
+        """The tables took in so many rows, perhaps none."""
+        if rows:
+            self._written += rows * _ROW_BYTES + _TRANSACTION_BYTES
+        if self._written >= CHECKPOINT_BYTES:
+            self._due.set()
+
+    def wrote_beside(self, size: int) -> None:
+        """So many bytes were committed."""
+        self._beside += size
+        if self._beside >= SYNC_BYTES:
             self._due.set()
 
     async def run(self) -> None:
@@ -67,32 +75,34 @@ class Checkpoints:
     async def _checkpoint(self, thread: DatabaseThread) -> None:
         self._written = 0
         if await thread.run(checkpoint) > LOG_BYTES:
-            await self._writer.run(checkpoint)
+            await self._thread.run(checkpoint)
 
     async def _sync(self, thread: DatabaseThread) -> None:
         self._beside = 0
-        numbers, last_id = await self._writer.run(lambda _: self._segments.take_unsynced())
+        segments = self._writer.segments
+        taken_in, numbers, last_id = await self._thread.run(self._writer.take_unsynced)
+        self.wrote(taken_in)
         if not numbers:
             return
         try:
-            await thread.run(lambda _: self._segments.sync(numbers))
+            await thread.run(lambda _: segments.sync(numbers))
         except StoreError:
-            await self._writer.run(lambda _: self._segments.unsynced.update(numbers))
+            await self._thread.run(lambda _: segments.unsynced.update(numbers))
             raise
-        await self._writer.run(note_synced, last_id)
+        await self._thread.run(note_synced, last_id)
 
 
-async def sync_all(writer: DatabaseThread, segments: Segments) -> None:
+async def sync_all(thread: DatabaseThread, writer: Writer) -> None:
     """Sync what a loss of power would take, for a clean stop; raises StoreError."""
 
     def sync(connection: sqlite3.Connection) -> None:
-        numbers, last_id = segments.take_unsynced()
+        _, numbers, last_id = writer.take_unsynced(connection)
         if numbers:
-            segments.sync(numbers)
+            writer.segments.sync(numbers)
             note_synced(connection, last_id)
         checkpoint(connection)
 
-    await writer.run(sync)
+    await thread.run(sync)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -61,6 +61,6 @@ def _move(connection: sqlite3.Connection, segments: Segments, rows: list[tuple[i
             "UPDATE lines SET segment = ?, start = ? WHERE id = ?",
             [(spot.segment, spot.start, row_id) for row_id, spot in zip(ids, spots, strict=True)],
         )
-        segments.record(connection, min(ids), max(ids), keep=True)
+        segments.record(connection, zip(ids, spots, strict=True))
         segments.forgot(connection, [(spot.segment, spot.size) for _, spot in rows])
-    segments.committed(max(ids), keep=True)
+    segments.committed(keep=True)

@@ -4,16 +4,17 @@
   they lie in their segments.
 * A segment may be deleted between the two: then the rows have gone too, or lie elsewhere, and are asked for again.
 * What cannot be read is a hole, as if its row were not there: readers count it as lost.
+* `late` rows are committed, and not in the tables, or only since they were looked at: then they are passed over.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..batch import Batch, Form
 from .segments import Files, Spot
-from .tables import TAILS_ONLY
+from .tables import TAILS_ONLY, Line
 
 _COLUMNS = "first, count, at, form, segment, start, size, data"
 _FROM = f"SELECT {_COLUMNS} FROM lines WHERE channel = ? AND first >= ? AND first < ? ORDER BY first"  # noqa: S608
@@ -40,7 +41,13 @@ class Reader:
         self._files = Files(folder)
 
     def read(
-        self, connection: sqlite3.Connection, channel_id: int, cursor: int, end: int, max_bytes: int
+        self,
+        connection: sqlite3.Connection,
+        channel_id: int,
+        cursor: int,
+        end: int,
+        max_bytes: int,
+        late: Sequence[Line] = (),
     ) -> list[Batch]:
         """Batches from `cursor`, or the first that is held behind it, up to `end`; ascending, without a gap."""
         row = connection.execute(
@@ -51,7 +58,7 @@ class Reader:
         while True:
 
             def rows(at: int = at) -> list[_Row]:
-                found: Iterator[_Row] = connection.execute(_FROM, (channel_id, at, end))
+                found = _with_late(connection.execute(_FROM, (channel_id, at, end)), late, end)
                 return _adjoining((row for row in found if row[0] + row[1] > cursor), max_bytes)
 
             wanted, batches = self._load(rows)
@@ -59,12 +66,14 @@ class Reader:
                 return [batch.cut(cursor, end) for batch in _first_run(batches)]
             at = wanted[-1][0] + wanted[-1][1]  # nothing of it can be read
 
-    def read_back(self, connection: sqlite3.Connection, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
+    def read_back(
+        self, connection: sqlite3.Connection, channel_id: int, end: int, max_bytes: int, late: Sequence[Line] = ()
+    ) -> list[Batch]:
         """The newest batches before `end`, ascending, without a gap between them."""
         while True:
 
             def rows(end: int = end) -> list[_Row]:
-                return _adjoining(connection.execute(_BEFORE, (channel_id, end)), max_bytes)
+                return _adjoining(_before_late(connection.execute(_BEFORE, (channel_id, end)), late, end), max_bytes)
 
             wanted, batches = self._load(rows)
             if batches or not wanted:
@@ -97,6 +106,34 @@ def places(
 ) -> dict[int, Found]:
     """Where channels stand; those that nothing is known of begin at 0. `past` is what tables.Epoch says."""
     return {number: _place(connection, number, past) for number in channel_ids}
+
+
+def _with_late(rows: Iterable[_Row], late: Sequence[Line], end: int) -> Iterator[_Row]:
+    """Ascending rows, and the late ones behind them."""
+    behind = 0
+    for row in rows:
+        behind = row[0] + row[1]
+        yield row
+    for line in late:
+        if behind <= line[2] < end:
+            yield _as_row(line)
+
+
+def _before_late(rows: Iterable[_Row], late: Sequence[Line], end: int) -> Iterator[_Row]:
+    """Descending rows, and the late ones before them."""
+    rows = iter(rows)
+    newest = next(rows, None)
+    behind = 0 if newest is None else newest[0] + newest[1]
+    for line in reversed(late):
+        if behind <= line[2] < end:
+            yield _as_row(line)
+    if newest is not None:
+        yield newest
+        yield from rows
+
+
+def _as_row(line: Line) -> _Row:
+    return (*line[2:6], *line[8:])
 
 
 def _adjoining(rows: Iterable[_Row], max_bytes: int) -> list[_Row]:

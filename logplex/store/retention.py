@@ -81,14 +81,24 @@ class Retention:
 
     async def look(self) -> None:
         """Forget everything that is beyond the bounds now; raises StoreError."""
+        settled = await self._settle()
         await self._look_at_the_disk()
-        await self._forget_removed()
+        if settled:  # nothing of them may come into the tables later
+            await self._forget_removed()
         await self._forget_by_age()
         for channel_id in tuple(self._spool.written):
             self._spool.written.discard(channel_id)
             await self._forget_of(channel_id)
         if (await self._used()).held > self._max_bytes * 9 // 10:
             await self._make_room()
+
+    async def _settle(self) -> bool:
+        """Have the tables take in what was committed, if there is room."""
+        try:
+            await self._spool.settle()
+        except StoreError:
+            return False
+        return True
 
     async def _look_at_the_disk(self) -> None:
         spool = self._spool

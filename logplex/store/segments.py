@@ -3,7 +3,8 @@
 Rules (the state machine in tests/store/test_spool_model.py; tests/store/test_segments.py):
 
 * A batch of up to `INLINE_BYTES` stays in its row: a file would be kept for the sake of a quiet channel's line.
-* Bytes are written before the transaction that refers to them; what no committed row refers to is written over.
+* Bytes are written before the record of the journal, or the transaction, that refers to them; what nothing refers to
+  is written over.
 * Segments with positive numbers take new lines, those with negative ones what cleaning.py has moved. Table `segments`
   says of each how long it is, how much of that rows still refer to, and which rows those may be.
 * A segment that no row refers to is deleted; files that the table does not know are deleted at the start.
@@ -17,12 +18,14 @@ All of `Segments` runs in the thread that writes; `Files` reads in any.
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
+
+from . import disk, journal
 
 log = structlog.get_logger()
 
@@ -30,8 +33,8 @@ INLINE_BYTES = 1024
 MAX_SEGMENT_BYTES = 16 * 1024 * 1024
 MIN_SEGMENT_BYTES = 64 * 1024
 CACHED_SEGMENTS = 4
+_NONE = 1 << 62
 SHARE = 64  # of the whole spool, at most, in one segment: as much as may be waiting to be cleaned
-_BUFFERS = 512  # of one call; the kernel takes 1,024
 _SPAN_BYTES = 1024 * 1024  # of one read
 _GAP_BYTES = 32 * 1024  # that are cheaper to read than to leave out
 
@@ -87,7 +90,8 @@ class Segments:
         self.total = 0  # bytes of all segments, dead ones too
         self.unsynced: set[int] = set()
         self._cached: set[int] = set()
-        self.last_id = 0  # of the newest committed row
+        self.last_id = 0  # of the newest row in the tables
+        self._oldest_unrecorded = _NONE  # the tables do not know yet of all that lies in it and in those behind it
         self._max_bytes = max_bytes
         self._segment_bytes = min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, max_bytes // SHARE))
         self._fsync = fsync
@@ -100,9 +104,8 @@ class Segments:
         Raises sqlite3.DatabaseError (SQLITE_CORRUPT) when a file is missing or too short, but after a loss of power,
         when that is what is to be expected: then the table follows the files (cleaning.py forgets the rows).
         """
-        self.folder.mkdir(mode=0o700, exist_ok=True)
         self.total = 0
-        lengths = {name.name: name.stat().st_size for name in self.folder.iterdir()}
+        lengths = {file.name: file.stat().st_size for file in self.folder.iterdir() if file.name != journal.FILE_NAME}
         known = connection.execute("SELECT number, bytes FROM segments").fetchall()
         rows = connection.execute("SELECT number, last_id FROM segments WHERE last_id > ?", (synced_id,)).fetchall()
         self.unsynced = {number for number, _ in rows}
@@ -133,7 +136,7 @@ class Segments:
         return self.folder / _name(number)
 
     def write(self, data: list[bytes], *, keep: bool = False) -> list[Spot]:
-        """Write batches behind each other; they count once `record` was called and its transaction committed.
+        """Write batches behind each other; they count once `committed` was called, and are written over if it was not.
 
         Raises OSError; ENOSPC also where all segments would have more than they may.
         """
@@ -145,32 +148,42 @@ class Segments:
             number = opened.number + (-1 if keep else 1)
             opened.begin(self.path(number), number)
             if self._fsync or keep:
-                _sync_folder(self.folder)
+                disk.sync_folder(self.folder)
         spots = []
         at = opened.end
         for each in data:
             spots.append(Spot(opened.number, at, len(each)))
             at += len(each)
-        _write_all(opened.descriptor, data, opened.end)
+        disk.write_all(opened.descriptor, data, opened.end)
         if self._fsync or keep:
             os.fdatasync(opened.descriptor)
         opened.written = size
         return spots
 
-    def record(self, connection: sqlite3.Connection, first_id: int, last_id: int, *, keep: bool = False) -> None:
-        """Within the transaction whose rows refer to what was written."""
-        opened = self._kept if keep else self._new
-        row = (opened.number, opened.end + opened.written, opened.written, first_id, last_id)
-        connection.execute(_RECORD, row)
-
-    def committed(self, last_id: int, *, keep: bool = False) -> None:
-        """That transaction has committed."""
+    def committed(self, *, keep: bool = False) -> None:
+        """What was written is to stay: the journal has its record, or a transaction its rows."""
         opened = self._kept if keep else self._new
         opened.end += opened.written
         self.total += opened.written
+        opened.written = 0
         if not keep:
-            self.last_id = last_id
             self.unsynced.add(opened.number)
+            self._oldest_unrecorded = min(self._oldest_unrecorded, opened.number)
+
+    def record(self, connection: sqlite3.Connection, rows: Iterable[tuple[int, Spot]]) -> None:
+        """Within the transaction that inserts rows: the id of each, and where its batch lies."""
+        found: dict[int, tuple[int, int, int, int]] = {}  # bytes, live, first and last row
+        for row_id, (number, start, size) in rows:
+            end, live, first_id, last_id = found.get(number, (0, 0, row_id, row_id))
+            end = max(end, start + size)
+            found[number] = (end, live + size, min(first_id, row_id), max(last_id, row_id))
+        for number, record in found.items():
+            connection.execute(_RECORD, (number, *record))
+
+    def recorded(self, last_id: int) -> None:
+        """The tables have all that was committed, up to this row."""
+        self.last_id = max(self.last_id, last_id)
+        self._oldest_unrecorded = _NONE
 
     def forgot(self, connection: sqlite3.Connection, spots: Iterable[tuple[int, int]]) -> None:
         """Within the transaction that deletes rows: (segment, bytes) of each."""
@@ -186,7 +199,9 @@ class Segments:
 
         No number is used again: a reader that still looks for what has gone must not find something else.
         """
-        dead = connection.execute("DELETE FROM segments WHERE live <= 0 RETURNING number, bytes").fetchall()
+        dead = connection.execute(
+            "DELETE FROM segments WHERE live <= 0 AND number < ? RETURNING number, bytes", (self._oldest_unrecorded,)
+        ).fetchall()
         for number, size in dead:
             for opened in (self._new, self._kept):
                 if opened.number == number:
@@ -221,7 +236,7 @@ class Segments:
         """
         for number in numbers:
             self._with_file(number, os.fdatasync)
-        _sync_folder(self.folder)
+        disk.sync_folder(self.folder)
         self._cached.update(numbers)
         newest = self._new.number
         for number in [number for number in self._cached if number <= newest - CACHED_SEGMENTS]:
@@ -229,7 +244,7 @@ class Segments:
             self._with_file(number, lambda file: os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED))
 
     def _with_file(self, number: int, do: Callable[[int], None]) -> None:
-        with suppress(FileNotFoundError), _opened(self.path(number)) as file:  # no row may refer to it any more
+        with suppress(FileNotFoundError), disk.opened(self.path(number)) as file:  # no row may refer to it any more
             do(file)
 
 
@@ -274,7 +289,7 @@ class Files:
         return found
 
     def _read(self, segment: int, start: int, size: int) -> bytes:
-        with _opened(self._folder / _name(segment)) as file:
+        with disk.opened(self._folder / _name(segment)) as file:
             return os.pread(file, size, start)
 
     def _tell(self, spot: Spot) -> None:
@@ -285,34 +300,6 @@ class Files:
 
 def _name(number: int) -> str:
     return f"{number:08d}" if number > 0 else f"kept-{-number:08d}"
-
-
-def _write_all(descriptor: int, data: list[bytes], at: int) -> None:
-    """All buffers from `at` on, however few the kernel takes at once."""
-    for first in range(0, len(data), _BUFFERS):
-        buffers: list[bytes | memoryview] = list(data[first : first + _BUFFERS])
-        while buffers:
-            written = os.pwritev(descriptor, buffers, at)
-            at += written
-            while buffers and written >= len(buffers[0]):
-                written -= len(buffers.pop(0))
-            if written:
-                buffers[0] = memoryview(buffers[0])[written:]
-
-
-def _sync_folder(folder: Path) -> None:
-    with _opened(folder) as file:
-        os.fsync(file)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """The descriptor of a file or folder, to be read."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def damaged(text: str, code: int = sqlite3.SQLITE_CORRUPT) -> sqlite3.DatabaseError:

@@ -1,10 +1,11 @@
-"""Lines, cursors, counters and request ids on disk: SQLite, one row a channel and batch, one transaction a group.
+"""Lines, cursors, counters and request ids on disk: a journal that takes each group, SQLite that takes them all later.
 
-The bytes of larger batches lie in files of their own beside it (segments.py).
+The bytes of larger batches lie in files of their own beside it (segments.py). A row is a channel and batch.
 
 Rules (a Hypothesis state machine in tests/store/test_spool_model.py; power loss in tests/store/test_power_loss.py):
 
-* A transaction holds the lines of a group and everything that changes with them, or nothing of it.
+* A commit holds the lines of a group and everything that changes with them, or nothing of it (writer.py).
+* The tables lag behind by up to a second: what they lack is read beside them, or settled first.
 * Positions in the spool ascend by channel; a hole between two rows is a gap that readers count as lost.
 * Reads have a connection of their own, so that no commit waits for one.
 * An epoch is random, made with the file and at each start that has no proof that the file is whole (directory.py).
@@ -35,19 +36,20 @@ from ..ledger import Page, closed_page
 from . import forget, reading, tables
 from .checkpoints import Checkpoints, checkpoint, sync_all
 from .directory import DataDirectory
+from .disk import write_all
+from .journal import Journal, Write
 from .reserve import Reserve, free_bytes
 from .segments import Segments
 from .sqlite import DatabaseThread
+from .writer import Writer
 
 log = structlog.get_logger()
 
 SLACK_BYTES = 64 * 1024 * 1024  # between the bound that retention keeps and the one that SQLite enforces
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_TRANSACTION_BYTES = 5 * tables.PAGE_BYTES  # pages that every transaction changes
-_ROW_BYTES = tables.PAGE_BYTES  # a channel's place in the index
 
 Connect = Callable[[Path, bool, int], sqlite3.Connection]
-"""(path, fsync, max_bytes) → the writing connection; tests hand in one that fails."""
+"""(path, fsync, max_bytes) → the writing connection; tests hand in one that fails, and a `Write` that does."""
 
 
 def _connect(path: Path, fsync: bool, max_bytes: int) -> sqlite3.Connection:
@@ -56,32 +58,41 @@ def _connect(path: Path, fsync: bool, max_bytes: int) -> sqlite3.Connection:
 
 @asynccontextmanager
 async def open_spool(
-    directory: DataDirectory, settings: Settings, *, connect: Connect = _connect, slack_bytes: int = SLACK_BYTES
+    directory: DataDirectory,
+    settings: Settings,
+    *,
+    connect: Connect = _connect,
+    write: Write = write_all,
+    slack_bytes: int = SLACK_BYTES,
 ) -> AsyncIterator["Spool"]:
     """The spool of a data directory; a damaged one is set aside, and a new one begun. Raises StoreError."""
     path = directory.path / "spool.db"
     folder = directory.path / "spool"
     max_bytes = min(settings.spool_bytes, (free_bytes(directory.path) + _held(path, folder)) // 2)
     fsync = settings.durability == "fsync"
-    segments = Segments(folder, max_bytes=max_bytes + slack_bytes, fsync=fsync)
     lost_power = directory.lost_power()
 
-    def open_() -> sqlite3.Connection:
-        connection = connect(path, fsync, max_bytes + slack_bytes)
-        try:
-            synced_id = tables.synced(connection)
-            segments.open(connection, synced_id=synced_id, lost_power=lost_power)
-            if lost_power:
-                forget.forget_unsynced(connection, segments, synced_id)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def begin() -> tuple[Writer, DatabaseThread]:
+        segments = Segments(folder, max_bytes=max_bytes + slack_bytes, fsync=fsync)
+        writer = Writer(segments, Journal(folder, fsync=fsync, write=write))
 
-    def writer() -> DatabaseThread:
-        return DatabaseThread(open_, "spool")
+        def open_() -> sqlite3.Connection:
+            connection = connect(path, fsync, max_bytes + slack_bytes)
+            try:
+                writer.open(connection)
+                synced_id = tables.synced(connection)
+                segments.open(connection, synced_id=synced_id, lost_power=lost_power)
+                if lost_power:
+                    forget.forget_unsynced(connection, segments, synced_id)
+            except BaseException:
+                writer.close()
+                connection.close()
+                raise
+            return connection
 
-    thread = writer()
+        return writer, DatabaseThread(open_, "spool")
+
+    writer, thread = begin()
     last = directory.last_run()
     try:
         if last.get("damaged"):
@@ -91,14 +102,13 @@ async def open_spool(
         if not (last.get("damaged") or error_code(exc) in _DAMAGED):
             raise
         log.error("spool_damaged", reason=str(exc), set_aside=str(_set_aside(path, folder)))
-        segments = Segments(folder, max_bytes=max_bytes + slack_bytes, fsync=fsync)
-        thread = writer()
+        writer, thread = begin()
         await thread.__aenter__()
     try:
         proven = directory.is_proven()
         epoch = await thread.run(tables.begin_epoch, proven)
         async with DatabaseThread(lambda: tables.connect_reader(path), "spool-reads") as reader:
-            spool = Spool(thread, reader, epoch, directory, segments, max_bytes=max_bytes)
+            spool = Spool(thread, reader, epoch, directory, writer, max_bytes=max_bytes)
             spool.next_id = await thread.run(tables.last_id) + 1
             if not proven:
                 spool.unknown_since = last.get("degraded_since") or last.get("started")
@@ -106,7 +116,7 @@ async def open_spool(
             yield spool
     finally:
         await thread.__aexit__()
-        segments.close()
+        writer.close()
 
 
 def _held(path: Path, folder: Path) -> int:
@@ -137,7 +147,7 @@ class Spool:
         reader: DatabaseThread,
         epoch: tables.Epoch,
         directory: DataDirectory,
-        segments: Segments,
+        writer: Writer,
         *,
         max_bytes: int,
     ) -> None:
@@ -150,9 +160,10 @@ class Spool:
         self.written: set[int] = set()  # channels whose bounds are to be looked at
         self.full = trio.Event()  # set when there was no room: retention makes some
         self.reserve = Reserve(directory.path)
-        self.segments = segments
-        self.checkpoints = Checkpoints(directory.path / "spool.db", thread, segments)
-        self._files = reading.Reader(segments.folder)
+        self.segments = writer.segments
+        self.checkpoints = Checkpoints(directory.path / "spool.db", thread, writer)
+        self._writer = writer
+        self._files = reading.Reader(writer.segments.folder)
         self._reader = reader
         self._epoch = epoch
         self._directory = directory
@@ -163,16 +174,18 @@ class Spool:
         """Commit one group with its cursors, counters and ids; tell `arrived` in the loop when it has ended."""
         rows, totals = self._rows(work)
 
-        def written(result: outcome.Outcome[None]) -> None:
+        def written(result: outcome.Outcome[int]) -> None:
             if isinstance(result, outcome.Error) and isinstance(result.error, StoreError):
                 self.thread.submit(self._help, partial(helped, result.error), result.error)
                 return
-            result.unwrap()
+            self._took_in(result)
             self._totals.update(totals)
             self.written.update(totals)
-            self.checkpoints.wrote(len(rows.lines) * _ROW_BYTES + _TRANSACTION_BYTES, beside=work.bytes)
+            self.checkpoints.wrote_beside(work.bytes)
             self.removed += [channel.id for channel in {channel for channel, _ in work.batches} if channel.removed]
             arrived(None)
+            if self._writer.is_due:
+                self.thread.submit(self._writer.settle, self._took_in)
 
         def helped(error: StoreError, result: outcome.Outcome[None]) -> None:
             if not (isinstance(result, outcome.Error) and isinstance(result.error, StoreError)):
@@ -181,19 +194,37 @@ class Spool:
                 self.full.set()
             arrived(error)
 
-        self.thread.submit(tables.append, written, self.segments, rows)
+        self.thread.submit(self._writer.append, written, rows)
+
+    def poll(self) -> None:
+        """Tell of commits that have ended, if the loop has not come to it yet."""
+        self.thread.poll()
+
+    async def settle(self) -> None:
+        """Have the tables take in all that was committed; raises StoreError."""
+        self.checkpoints.wrote(await self.thread.run(self._writer.settle))
+
+    def _took_in(self, result: outcome.Outcome[int]) -> None:
+        """The tables took in so many rows; what they could not, the next commit runs into."""
+        if not (isinstance(result, outcome.Error) and isinstance(result.error, StoreError)):
+            self.checkpoints.wrote(result.unwrap())
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
         """Batches from `cursor` (or the first that is held behind it) up to `end`, ascending, without a gap."""
-        return await self._reader.run(self._files.read, channel_id, cursor, end, max_bytes)
+        late = self._writer.late(channel_id)
+        return await self._reader.run(self._files.read, channel_id, cursor, end, max_bytes, late)
 
     async def read_back(self, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
         """The newest batches before `end`, ascending, without a gap."""
-        return await self._reader.run(self._files.read_back, channel_id, end, max_bytes)
+        late = self._writer.late(channel_id)
+        return await self._reader.run(self._files.read_back, channel_id, end, max_bytes, late)
 
     async def places(self, channel_ids: Iterable[int]) -> dict[int, Place]:
         """Where channels stand; one that the spool does not know begins at 0."""
-        found = await self._reader.run(reading.places, list(channel_ids), self._epoch.past)
+        wanted = list(channel_ids)
+        if self._writer.lags_for(wanted):
+            await self.settle()
+        found = await self._reader.run(reading.places, wanted, self._epoch.past)
         places = {}
         for channel_id, (oldest, head, total, begun, page_row) in found.items():
             page = Page()
@@ -206,27 +237,32 @@ class Spool:
 
     async def cursors(self) -> dict[int, tuple[Any, ...]]:
         """The saved state of every drain, by drain id."""
+        await self.settle()
         return await self._reader.run(tables.cursors)
 
     async def closed(self) -> list[tuple[int, dict[str, Any]]]:
         """Closed pages and when they were closed (unix ns), oldest first."""
+        await self.settle()
         return [(number, msgpack.unpackb(row)) for number, row in await self._reader.run(tables.closed)]
 
     async def forget_cursors(self, drain_ids: Iterable[int]) -> None:
         """Drop the state of drains that are gone for good."""
+        await self.settle()
         await self.thread.run(tables.forget_state, tables.Kind.CURSOR, list(drain_ids))
 
     async def node(self) -> dict[str, Any]:
         """The counters of this node as they were saved last."""
+        await self.settle()
         return await self._reader.run(tables.node)
 
     async def ids(self, since: float, most: int) -> list[tuple[bytes, float]]:
         """The newest `most` request ids stored since then (wall clock), a group a row, oldest first."""
+        await self.settle()
         return await self._reader.run(tables.ids, since, most)
 
     async def sync(self) -> None:
         """Bring all that is committed to the disk, for a clean stop; raises StoreError."""
-        await sync_all(self.thread, self.segments)
+        await sync_all(self.thread, self._writer)
 
     def remove_channel(self, channel_id: int, name: str | None) -> None:
         """The channel was deleted: forget all of it, soon. With a name its page is closed first, as it is saved."""
@@ -246,6 +282,7 @@ class Spool:
 
     async def remove_unknown(self, known: Callable[[list[int]], Awaitable[set[int]]]) -> None:
         """Forget what belongs to channels that the config does not know (a crash may have come between)."""
+        await self.settle()
         found = [-1]
         while found:
             found = await self._reader.run(forget.channel_ids, found[-1])

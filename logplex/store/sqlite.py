@@ -10,7 +10,9 @@ import contextlib
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 import outcome
@@ -40,6 +42,7 @@ class DatabaseThread:
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
         self._connect = connect
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._ended: deque[Callable[[], object]] = deque()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._token: trio.lowlevel.TrioToken
         self._opened = trio.Event()
@@ -88,9 +91,16 @@ class DatabaseThread:
             value = outcome.capture(fn, connection, *args, **kwargs)
             if isinstance(value, outcome.Error) and isinstance(value.error, sqlite3.Error | OSError):
                 value = outcome.Error(_translated(value.error))
-            self._tell(arrived, value)
+            self._ended.append(partial(arrived, value))
+            self._tell(self.poll)
 
         self._jobs.put(job)
+
+    def poll(self) -> None:
+        """Tell what has ended, in trio's thread: a busy loop may look before it is told to."""
+        ended = self._ended
+        while ended:
+            ended.popleft()()
 
     def _run(self) -> None:
         try:

@@ -13,19 +13,21 @@ Pages of 4 KiB: a transaction writes each page that it changes, and rows are sma
 import secrets
 import sqlite3
 import time
+from collections.abc import Sequence
 from enum import IntEnum
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgpack
 
-from ..batch import Batch
+from ..batch import Batch, Form
 from . import segments as files
-from .segments import INLINE_BYTES, Segments
+from .segments import Segments, Spot
 
 PAGE_BYTES = 4096
-VERSION = 2  # of the tables; 1 had every batch in its row
+VERSION = 3  # of the tables; 1 had every batch in its row, 2 no journal
 HASH_BYTES = 16
 KEPT_EPOCHS = 8  # a drain that was away for more of them goes on at the oldest
 LOCK_SECONDS = 10.0  # a second connection checkpoints; whoever meets it waits
@@ -47,7 +49,8 @@ _LINE = "(?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT = "INSERT INTO lines (id, channel, first, count, at, form, total, page, segment, start, size, data) VALUES "
 _SAVE = "REPLACE INTO state VALUES "
 _VALUE = "(?,?,?)"
-_AT_ONCE = 64  # rows of one statement: a step gives the interpreter away, and waits to get it back
+JOINED_BYTES = 3500  # a row that fits into a page
+_AT_ONCE = 256  # rows of one statement: a step gives the interpreter away, and waits to get it back
 _SAVE_PLACE = "REPLACE INTO places VALUES (?, ?, ?, ?, ?)"
 
 
@@ -66,16 +69,32 @@ class Meta(IntEnum):
     NODE = 1
     SINCE = 2
     SYNCED = 3  # the last row whose bytes in a segment a loss of power leaves there
+    ROUND = 4  # the key of the journal's records that the tables do not have yet
 
 
 class Rows(NamedTuple):
-    """One transaction, ready to be written."""
+    """One group, ready to be written."""
 
     lines: list[tuple[int, int, int, int, int, int, int, bytes | None, bytes]]  # id … page, and the batch
     places: list[tuple[int, int, int, int, bytes]]
     state: list[tuple[int, int, bytes]]
     forgotten: list[int]  # drains whose cursor goes
     ids: bytes
+
+
+Line = tuple[int, int, int, int, int, int, int, bytes | None, int, int, int, bytes | None]
+"""A row of `lines`, in the order of its columns."""
+
+
+class Record(NamedTuple):
+    """A group as the journal holds it: its larger batches are in segments."""
+
+    lines: list[Line]
+    places: list[tuple[int, int, int, int, bytes]]
+    state: list[tuple[int, int, bytes]]
+    forgotten: list[int]
+    ids: bytes
+    at: float  # wall clock
 
 
 class Epoch(NamedTuple):
@@ -177,28 +196,72 @@ def last_id(connection: sqlite3.Connection) -> int:
     return max(highest, generation)
 
 
-def append(connection: sqlite3.Connection, segments: Segments, rows: Rows) -> None:
-    """Write one group, all of it or nothing."""
-    large = [data for *_, data in rows.lines if len(data) > INLINE_BYTES]
-    spots = iter(segments.write(large) if large else ())
-    lines = [
-        (*line, *next(spots), None) if len(data) > INLINE_BYTES else (*line, 0, 0, len(data), data)
-        for *line, data in rows.lines
-    ]
+def take_in(connection: sqlite3.Connection, segments: Segments, records: Sequence[Record], next_round: bytes) -> int:
+    """Write what the records of a round hold, all of it or nothing; how many rows that made."""
+    lines = joined([line for record in records for line in record.lines])
+    state: dict[tuple[int, int], bytes] = {}
+    forgotten = {(int(Kind.CURSOR), drain_id) for record in records for drain_id in record.forgotten}
+    for record in records:
+        state.update(((kind, number), value) for kind, number, value in record.state)
+        for drain_id in record.forgotten:
+            state.pop((int(Kind.CURSOR), drain_id), None)
+    state[int(Kind.META), int(Meta.ROUND)] = next_round
+    places = {place[0]: place for record in records for place in record.places}
     with Transaction(connection):
         _insert(connection, _INSERT, _LINE, lines)
-        if large:
-            segments.record(connection, rows.lines[0][0], rows.lines[-1][0])
-        _insert(connection, _SAVE, _VALUE, rows.state)
-        if rows.places:
-            connection.executemany(_SAVE_PLACE, rows.places)
-        if rows.forgotten:
-            gone = [(Kind.CURSOR, drain_id) for drain_id in rows.forgotten]
-            connection.executemany("DELETE FROM state WHERE kind = ? AND number = ?", gone)
-        if rows.ids:
-            connection.execute("INSERT INTO ids (at, hashes) VALUES (?, ?)", (time.time(), rows.ids))
-    if large:
-        segments.committed(rows.lines[-1][0])
+        segments.record(connection, [(line[0], Spot(*line[8:11])) for line in lines if line[11] is None])
+        if forgotten:
+            connection.executemany("DELETE FROM state WHERE kind = ? AND number = ?", list(forgotten))
+        _insert(connection, _SAVE, _VALUE, [(*key, value) for key, value in state.items()])
+        if places:
+            connection.executemany(_SAVE_PLACE, list(places.values()))
+        ids = [(record.at, record.ids) for record in records if record.ids]
+        if ids:
+            connection.executemany("INSERT INTO ids (at, hashes) VALUES (?, ?)", ids)
+    if lines:
+        segments.recorded(lines[-1][0])
+    return len(lines) + len(places) + len(state)
+
+
+def joined(lines: list[Line]) -> list[Line]:
+    """Lines in the order of their ids, small batches of one channel that adjoin each other made one.
+
+    Those with a sender's own text for a time stay: it may have to be replaced by the time at which they came.
+    """
+    found: list[Line] = []
+    open_: dict[int, list[Line]] = {}  # channel → batches that will be one
+    for line in lines:
+        run = open_.get(line[1])
+        if run is not None and not _goes_on(run, line):
+            found.append(_one(run))
+            run = None
+        if line[11] is None or (line[5] & ~TAILS_ONLY) == Form.RAW:
+            open_.pop(line[1], None)
+            found.append(line)
+        elif run is not None:
+            run.append(line)
+        else:
+            open_[line[1]] = [line]
+    found += [_one(run) for run in open_.values()]
+    found.sort(key=itemgetter(0))
+    return found
+
+
+def _goes_on(run: list[Line], line: Line) -> bool:
+    """Whether the line's batch can be joined to those before it."""
+    last = run[-1]
+    if line[11] is None or last[5] != line[5] or last[2] + last[3] != line[2]:
+        return False
+    return sum(each[10] for each in run) + line[10] <= JOINED_BYTES
+
+
+def _one(run: list[Line]) -> Line:
+    if len(run) == 1:
+        return run[0]
+    last = run[-1]
+    first, end = run[0][2], last[2] + last[3]
+    data = b"".join([each[11] for each in run if each[11] is not None])
+    return (last[0], last[1], first, end - first, *last[4:10], len(data), data)
 
 
 def cursors(connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
@@ -225,6 +288,17 @@ def synced(connection: sqlite3.Connection) -> int:
     """The last row whose bytes in a segment a loss of power has left there, or 0."""
     saved = _meta(connection, Meta.SYNCED)
     return int(msgpack.unpackb(saved)) if saved is not None else 0
+
+
+def round_key(connection: sqlite3.Connection) -> bytes | None:
+    """The key of the journal's present round; None in a new file."""
+    return _meta(connection, Meta.ROUND)
+
+
+def note_round(connection: sqlite3.Connection, key: bytes) -> None:
+    """The first round of a new file."""
+    with Transaction(connection):
+        connection.execute(_SAVE + _VALUE, (Kind.META, Meta.ROUND, key))
 
 
 def note_synced(connection: sqlite3.Connection, row_id: int) -> None:

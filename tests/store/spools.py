@@ -16,6 +16,7 @@ from logplex.config import MIB, Settings
 from logplex.group import Outcome
 from logplex.store import tables
 from logplex.store.directory import DataDirectory
+from logplex.store.disk import write_all
 from logplex.store.spool import Spool, open_spool
 
 
@@ -23,10 +24,23 @@ class Faults:
     """What the disk does wrong, switched on and off by a test while the spool is open."""
 
     def __init__(self) -> None:
-        self.error: Exception | None = None  # raised by every COMMIT
-        self.go_on = threading.Event()  # not set: a COMMIT hangs
+        self.error: Exception | None = None  # raised by every COMMIT and every write to the journal
+        self.go_on = threading.Event()  # not set: they hang
         self.go_on.set()
-        self.commits = 0
+        self.commits = 0  # of groups
+        self.transactions = 0  # of the tables
+
+    def write(self, descriptor: int, data: list[bytes], at: int) -> None:
+        """As `write_all`, with these faults."""
+        self.commits += 1
+        self.happen()
+        write_all(descriptor, data, at)
+
+    def happen(self) -> None:
+        """Hang or fail, if that is what the disk does now."""
+        self.go_on.wait(20)
+        if self.error is not None:
+            raise self.error
 
     def connect(self, path: Path, fsync: bool, max_bytes: int) -> sqlite3.Connection:
         """As `tables.connect`, with these faults."""
@@ -46,10 +60,8 @@ class _Faulty:
 
     def execute(self, statement: str, *args: Any) -> sqlite3.Cursor:
         if statement == "COMMIT":
-            self._faults.commits += 1
-            self._faults.go_on.wait(20)
-            if self._faults.error is not None:
-                raise self._faults.error
+            self._faults.transactions += 1
+            self._faults.happen()
         return self._connection.execute(statement, *args)
 
 
@@ -113,8 +125,10 @@ async def opened(
     given = Settings(data_dir=str(path), **settings)
     directory = DataDirectory(path)
     try:
-        connect = (faults or Faults()).connect
-        async with open_spool(directory, given, connect=connect, slack_bytes=slack_bytes) as spool:
+        disk = faults or Faults()
+        async with open_spool(
+            directory, given, connect=disk.connect, write=disk.write, slack_bytes=slack_bytes
+        ) as spool:
             directory.begin_run(given.durability)
             node = Node(directory, spool, given)
             async with trio.open_nursery() as nursery:

@@ -20,8 +20,10 @@ import trio
 from logplex.batch import Batch, Form, raw_frame
 from logplex.store import checkpoints, forget, reading, tables
 from logplex.store.directory import DataDirectory
+from logplex.store.journal import Journal
 from logplex.store.reading import Reader
 from logplex.store.segments import Segments
+from logplex.store.writer import Writer
 
 from .spools import opened
 
@@ -48,13 +50,21 @@ def group(number: int) -> tables.Rows:
 class Spool:
     """A connection and its segments, as the thread that writes has them."""
 
-    def __init__(self, path: Path, *, lost_power: bool = False) -> None:
-        self.connection = tables.connect(path, fsync=False, max_bytes=1 << 30)
-        self.segments = Segments(path.with_name("spool"), max_bytes=1 << 30, fsync=False)
+    def __init__(self, path: Path, *, lost_power: bool = False, fsync: bool = False) -> None:
+        self.connection = tables.connect(path, fsync=fsync, max_bytes=1 << 30)
+        folder = path.with_name("spool")
+        self.segments = Segments(folder, max_bytes=1 << 30, fsync=fsync)
+        self.writer = Writer(self.segments, Journal(folder, fsync=fsync))
+        self.writer.open(self.connection)
         self.segments.open(self.connection, lost_power=lost_power)
 
     def append(self, number: int) -> None:
-        tables.append(self.connection, self.segments, group(number))
+        """Commit a group, and have the tables take it in."""
+        self.commit(number)
+        self.writer.settle(self.connection)
+
+    def commit(self, number: int) -> None:
+        self.writer.append(self.connection, group(number))
 
     def lines(self) -> list[tuple[Any, ...]]:
         """Rows of lines as `group` makes them; the batch is b"" where it cannot be read."""
@@ -68,7 +78,7 @@ class Spool:
 
     def close(self) -> None:
         self.connection.close()
-        self.segments.close()
+        self.writer.close()
 
 
 def whole_groups(path: Path) -> int:
@@ -130,10 +140,39 @@ def test_every_prefix_of_the_log_reopens_with_whole_groups_in_their_order(disk: 
     cuts |= {chance.randrange(len(log)) for _ in range(40)} | {0, 1, 31, 32, 33}
     for cut in sorted(cuts):
         count = disk.reopened(database, log[:cut])
-        assert count == sum(end <= cut for end in ends), "what was written whole is there, and no more"
+        whole = sum(end <= cut for end in ends)
+        in_journal = whole == GROUPS - 1  # its round is the one that the log calls the present one
+        assert count == whole + in_journal, "what was written whole is there, and no more"
         found.append(count)
     assert found == sorted(found)
     assert found[-1] == GROUPS
+
+
+def test_every_prefix_of_the_journal_reopens_with_whole_groups_in_their_order(disk: Disk) -> None:
+    half = GROUPS // 2
+    journal = disk.path.with_name("spool") / "journal"
+    with closing(Spool(disk.path)) as spool:
+        for number in range(half):
+            spool.append(number)
+        ends = []
+        for number in range(half, GROUPS):
+            spool.commit(number)
+            ends.append(spool.writer.journal.end)
+        database, log = disk.files()
+        written = journal.read_bytes()
+    chance = random.Random(SEED)
+    for cut in sorted({0, *ends, *(end - 1 for end in ends), *(chance.randrange(len(written)) for _ in range(30))}):
+        whole = half + sum(end <= cut for end in ends)
+        journal.write_bytes(written[:cut])
+        assert disk.reopened(database, log) == whole
+        journal.write_bytes(written[:cut] + bytes(len(written) - cut))
+        assert disk.reopened(database, log) == whole
+    journal.write_bytes(written)
+    with closing(Spool(disk.path)) as spool:
+        newer = disk.files()
+    assert disk.reopened(*newer) == GROUPS
+    journal.write_bytes(written)  # of the round before: the tables have it
+    assert disk.reopened(*newer) == GROUPS
 
 
 def test_a_log_that_reached_the_disk_in_parts_reopens_with_a_prefix_of_the_groups(disk: Disk) -> None:
@@ -267,17 +306,19 @@ def test_fsync_syncs_the_log_at_every_commit(tmp_path: Path, fsync: bool, level:
 
 
 @pytest.mark.parametrize("fsync", [True, False])
-def test_fsync_syncs_segments_before_the_commit_that_refers_to_them(
+def test_fsync_syncs_segments_and_then_the_journal_before_a_group_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: bool
 ) -> None:
     done: list[str] = []
     fdatasync = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (fdatasync(descriptor), done.append("synced"))[0])
-    with closing(tables.connect(tmp_path / "spool.db", fsync=fsync, max_bytes=1 << 30)) as connection:
-        connection.set_trace_callback(lambda statement: done.append(statement) if statement == "COMMIT" else None)
-        segments = Segments(tmp_path / "spool", max_bytes=1 << 30, fsync=fsync)
-        segments.open(connection, lost_power=False)
+
+    def sync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with closing(Spool(tmp_path / "spool.db", fsync=fsync)) as spool:
         for number in (3, 4):
-            tables.append(connection, segments, group(number))
-        segments.close()
-    assert done == (["synced", "COMMIT"] * 2 if fsync else ["COMMIT"] * 2)
+            spool.commit(number)
+            done.append("committed")
+    assert done == (["00000001", "journal", "committed"] * 2 if fsync else ["committed"] * 2)

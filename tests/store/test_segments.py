@@ -12,12 +12,14 @@ import pytest
 from logplex.batch import Form, raw_frame
 from logplex.config import MIB
 from logplex.errors import StoreError
-from logplex.store import cleaning, forget, segments, tables
+from logplex.store import cleaning, forget, journal, segments, tables
 from logplex.store.directory import DataDirectory
+from logplex.store.journal import Journal
 from logplex.store.reading import Reader
 from logplex.store.retention import Retention
 from logplex.store.segments import Files, Segments, Spot
 from logplex.store.spool import is_full
+from logplex.store.writer import Writer
 
 from .spools import Node, opened, texts
 
@@ -31,6 +33,8 @@ class Disk:
         self.path = path
         self.connection = tables.connect(path / "spool.db", fsync=False, max_bytes=1 << 30)
         self.segments = Segments(path / "spool", max_bytes=max_bytes, fsync=False)
+        self.writer = Writer(self.segments, Journal(path / "spool", fsync=False))
+        self.writer.open(self.connection)
         self.segments.open(self.connection, lost_power=False)
         self.reader = Reader(path / "spool")
         self.next_id = tables.last_id(self.connection) + 1
@@ -39,7 +43,8 @@ class Disk:
         """One row of one line; returns the batch."""
         data = raw_frame(13, b"T", b"app", b"web.1", b"%d.%d." % (channel, first) + b"x" * size)
         row = (self.next_id, channel, first, 1, 1000 + first, int(Form.RAW), first, None, data)
-        tables.append(self.connection, self.segments, tables.Rows([row], [], [], [], b""))
+        self.writer.append(self.connection, tables.Rows([row], [], [], [], b""))
+        self.writer.settle(self.connection)
         self.next_id += 1
         return data
 
@@ -52,11 +57,11 @@ class Disk:
         return found
 
     def files(self) -> list[str]:
-        return sorted(file.name for file in self.segments.folder.iterdir())
+        return sorted(file.name for file in self.segments.folder.iterdir() if file.name != journal.FILE_NAME)
 
     def close(self) -> None:
         self.connection.close()
-        self.segments.close()
+        self.writer.close()
 
     def reopened(self) -> "Disk":
         self.close()
@@ -83,7 +88,7 @@ def test_small_batches_stay_in_their_rows_and_larger_ones_go_to_files(disk: Disk
     assert disk.read(1) == small + large
     assert disk.reader.read_back(disk.connection, 1, 9, 1 << 20)[0].first == 0
     assert [batch.first for batch in disk.reader.read_back(disk.connection, 1, 8, 2000)] == [7]
-    assert disk.segments.total == sum(file.stat().st_size for file in disk.segments.folder.iterdir())
+    assert disk.segments.total == sum(disk.segments.path(int(name)).stat().st_size for name in disk.files())
 
 
 def test_after_a_restart_the_last_segment_goes_on_and_strange_files_go(disk: Disk) -> None:
@@ -98,15 +103,24 @@ def test_after_a_restart_the_last_segment_goes_on_and_strange_files_go(disk: Dis
     again.close()
 
 
-def test_what_a_failed_transaction_wrote_is_written_over(disk: Disk) -> None:
+@pytest.mark.parametrize("part", [0, 60])
+def test_what_a_failed_commit_wrote_is_written_over(disk: Disk, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    def failing(descriptor: int, data: list[bytes], at: int) -> None:
+        os.pwrite(descriptor, b"".join(data)[:part], at)
+        raise OSError(errno.EIO, "failing")
+
     one = disk.append(1, 0)
-    disk.next_id = 1  # given already
-    with pytest.raises(sqlite3.IntegrityError):
-        disk.append(1, 1)
-    disk.next_id = 2
+    with monkeypatch.context() as broken:
+        broken.setattr(disk.writer.journal, "_write", failing)
+        with pytest.raises(OSError, match="failing"):
+            disk.append(1, 1, size=5000)
     two = disk.append(1, 1, size=1200)
     assert disk.read(1) == [(0, one), (1, two)]
     assert disk.segments.total == len(one) + len(two)
+    assert disk.segments.path(1).stat().st_size >= disk.segments.total
+    again = disk.reopened()
+    assert again.read(1) == [(0, one), (1, two)]
+    again.close()
 
 
 def test_what_the_last_server_left_unsynced_is_synced_by_the_next(disk: Disk) -> None:

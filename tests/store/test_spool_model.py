@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import msgpack
 import pytest
 import trio
 from hypothesis import settings
@@ -20,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from logplex import commit
 from logplex.errors import StoreError
 from logplex.group import Outcome
-from logplex.store import cleaning, forget, segments, tables
+from logplex.store import cleaning, forget, segments, tables, writer
 from logplex.store.retention import Retention
 
 from .spools import Faults, Loop, Node, balances, copy_of, opened, sqlite_error, texts
@@ -137,7 +138,7 @@ class SpoolModel(RuleBasedStateMachine):
 
         self.loop.run(save)
         if not self.moved and self.node.committer.degraded_since is None:
-            saved = self.loop.run(self.node.spool.cursors)
+            saved = self.loop.run(self.node.spool.thread.run, self._saved)
             for number, row in saved.items():
                 assert row == (number, self.cursors[number])
 
@@ -158,8 +159,14 @@ class SpoolModel(RuleBasedStateMachine):
 
         self.loop.run(look)
 
+    @rule()
+    def settle(self) -> None:
+        """The tables take in what the journal has; no reader notices."""
+        if self.faults.error is None:
+            self.loop.run(self.node.spool.settle)
+
     @rule(steps=st.integers(1, 4))
-    def clean(self, steps: int) -> None:
+    def clean_segments(self, steps: int) -> None:
         """Take live batches out of segments; no reader notices."""
 
         async def clean() -> None:
@@ -186,7 +193,7 @@ class SpoolModel(RuleBasedStateMachine):
         """What was written to segments since the last sync is there, in part there, or garbage."""
         before = {channel.id: (channel.head, channel.epoch) for channel in self.node.channels}
         to, saved = self._copied()
-        self._damage_unsynced(to, random.Random(seed))
+        self._damage_unsynced(to, random.Random(seed), self._late_segments())
         self.loop.run(self._stop)
         run = json.loads((to / "run").read_text())
         (to / "run").write_text(json.dumps(run | {"boot": "of another life"}))
@@ -206,17 +213,29 @@ class SpoolModel(RuleBasedStateMachine):
         assert len(found) + lost == channel.head
         return set(found)
 
-    def _damage_unsynced(self, at: Path, chance: random.Random) -> None:
+    def _late_segments(self) -> dict[int, int]:
+        """Where in segments lies what the tables do not know yet."""
+        late: dict[int, int] = {}
+        for record in self.node.spool._writer._round:
+            for *_, segment, start, _, inline in record.lines:
+                if inline is None:
+                    late.setdefault(segment, start)
+        return late
+
+    def _damage_unsynced(self, at: Path, chance: random.Random, unsynced: dict[int, int]) -> None:
         with sqlite3.connect(at / "spool.db") as db:
             mark = tables.synced(db)
             rows = db.execute("SELECT segment, min(start) FROM lines WHERE id > ? AND segment > 0 GROUP BY 1", (mark,))
-            unsynced = dict(rows.fetchall())
+            unsynced |= dict(rows.fetchall())
         db.close()
         for number, start in unsynced.items():
-            file = at / "spool" / f"{number:08d}"
-            data = file.read_bytes()
-            tail = chance.choice((data[start:], data[start : start + 50], bytes(len(data) - start), b""))
-            file.write_bytes(data[:start] + tail)
+            self._damage(at / "spool" / f"{number:08d}", start, chance)
+        self._damage(at / "spool" / "journal", 0, chance)
+
+    def _damage(self, file: Path, start: int, chance: random.Random) -> None:
+        data = file.read_bytes()
+        tail = chance.choice((data[start:], data[start : start + 50], bytes(len(data) - start), b""))
+        file.write_bytes(data[:start] + tail)
 
     @rule(full=st.booleans(), writes=WRITES)
     def break_the_disk(self, full: bool, writes: list[tuple[int, int]]) -> None:
@@ -247,9 +266,20 @@ class SpoolModel(RuleBasedStateMachine):
 
         def copy(connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
             copy_of(self.path, to)
-            return tables.cursors(connection)
+            return self._saved(connection)
 
         return to, self.loop.run(self.node.spool.thread.run, copy)
+
+    def _saved(self, connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
+        """Cursors as they were committed: those in the tables, and those in the journal."""
+        found = tables.cursors(connection)
+        for record in self.node.spool._writer._round:
+            found |= {
+                number: tuple(msgpack.unpackb(value))
+                for kind, number, value in record.state
+                if kind == tables.Kind.CURSOR
+            }
+        return found
 
     @rule()
     def crash(self) -> None:
@@ -276,7 +306,7 @@ class SpoolModel(RuleBasedStateMachine):
             assert self.loop.run(self.node.spool.cursors) == {
                 number: (number, cursor) for number, cursor in self.cursors.items() if number in self.told
             }
-        saved = self.loop.run(self.node.spool.cursors)
+        saved = self.loop.run(self.node.spool.thread.run, self._saved)
         self.loop.run(self._stop)
         self._restart(before, proven=proven, saved={number: row[1] for number, row in saved.items()})
 
@@ -325,7 +355,7 @@ def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "INLINE_BYTES", 250)
+    monkeypatch.setattr(writer, "INLINE_BYTES", 250)
     monkeypatch.setattr(segments, "MAX_SEGMENT_BYTES", 2000)
 
 

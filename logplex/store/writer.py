@@ -1,0 +1,148 @@
+"""Where groups are committed, and how they come into the tables: first the journal, later all of a round at once.
+
+Rules (a Hypothesis state machine in tests/store/test_spool_model.py; tests/store/test_writer.py):
+
+* A group is committed when its record is in the journal; batches over `INLINE_BYTES` are in a segment before that.
+* The tables take in a round, in one transaction, when a commit has made it older than `ROUND_SECONDS` or larger than
+  `ROUND_BYTES` or `ROUND_ROWS` (`is_due`), and when somebody asks for it (`settle`). Who reads the tables before asks
+  for it, or reads what is `late` too.
+* A round that the tables could not take in is tried again before anything else is committed: nothing is acknowledged
+  on top of a disk that takes no more.
+* After a crash the journal's records are taken in before anything else happens.
+
+All of it runs in the thread that writes, but `is_due`, `lags_for` and `late`, which anyone may ask.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterable
+
+import msgpack
+
+from . import journal as journals
+from . import tables
+from .journal import Journal
+from .segments import INLINE_BYTES, Segments, Spot, damaged
+from .tables import Line, Record, Rows
+
+ROUND_SECONDS = 1.0
+ROUND_BYTES = 16 * 1024 * 1024
+ROUND_ROWS = 50_000
+
+
+class Writer:
+    """The journal, the segments and the tables of one spool; `open` comes first."""
+
+    def __init__(self, segments: Segments, journal: Journal) -> None:
+        self.segments = segments
+        self.journal = journal
+        self._round: list[Record] = []
+        self._rows = 0
+        self._began = 0.0  # monotonic; when the round got its first record
+        self._late: dict[int, list[Line]] = {}  # by channel
+        self._failed = False
+
+    def open(self, connection: sqlite3.Connection) -> None:
+        """Take in what the last server committed and the tables do not have.
+
+        Raises OSError, and sqlite3.DatabaseError (SQLITE_CORRUPT) when there is no journal where one has to be.
+        """
+        self.segments.folder.mkdir(mode=0o700, exist_ok=True)
+        key = tables.round_key(connection)
+        if key is not None and not self.journal.exists:
+            raise damaged(f"{self.journal.path.name} is missing")
+        self.journal.open()
+        if key is None:
+            key = journals.new_key()
+            tables.note_round(connection, key)
+        self.journal.begin(key)
+        for payload in self.journal.payloads():
+            self._add(_unpacked(payload))
+        self.settle(connection)
+
+    def close(self) -> None:
+        """Close the files; what they hold stays committed."""
+        self.journal.close()
+        self.segments.close()
+
+    def append(self, connection: sqlite3.Connection, rows: Rows) -> int:
+        """Commit one group, all of it or nothing; how many rows the tables took in on the way.
+
+        Raises OSError, and sqlite3.Error from taking in a round.
+        """
+        taken_in = self.settle(connection) if self._failed else 0
+        try:
+            record = self._stored(rows)
+            self.journal.write(msgpack.packb(record))
+        except BaseException:
+            self._failed = True
+            raise
+        if any(line[11] is None for line in record.lines):
+            self.segments.committed()
+        self._add(record)
+        return taken_in
+
+    def settle(self, connection: sqlite3.Connection) -> int:
+        """Have the tables take in all that was committed; how many rows that made. Raises sqlite3.Error."""
+        self._failed = False
+        if not self._round:
+            return 0
+        key = journals.new_key()
+        try:
+            count = tables.take_in(connection, self.segments, self._round, key)
+        except BaseException:
+            self._failed = True
+            raise
+        self.journal.begin(key)
+        self._round = []
+        self._rows = 0
+        self._late = {}
+        return count
+
+    def take_unsynced(self, connection: sqlite3.Connection) -> tuple[int, set[int], int]:
+        """As `settle`, and the segments to be synced now, and the last row that is safe once they are."""
+        return self.settle(connection), *self.segments.take_unsynced()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the tables should take in the round now."""
+        if not self._round:
+            return False
+        old = time.monotonic() - self._began > ROUND_SECONDS
+        return old or self.journal.end > ROUND_BYTES or self._rows > ROUND_ROWS
+
+    def lags_for(self, channels: Iterable[int]) -> bool:
+        """Whether the tables lack something of one of these channels."""
+        late = self._late
+        return any(channel_id in late for channel_id in channels)
+
+    def late(self, channel_id: int) -> list[Line]:
+        """What the tables lack of a channel's lines, in their order."""
+        return list(self._late.get(channel_id, ()))
+
+    def _stored(self, rows: Rows) -> Record:
+        """The group with its larger batches in a segment."""
+        large = [data for *_, data in rows.lines if len(data) > INLINE_BYTES]
+        spots = iter(self.segments.write(large) if large else ())
+        lines: list[Line] = []
+        for line in rows.lines:
+            data = line[8]
+            spot, inline = (next(spots), None) if len(data) > INLINE_BYTES else (Spot(0, 0, len(data)), data)
+            lines.append((*line[:8], *spot, inline))
+        return Record(lines, rows.places, rows.state, rows.forgotten, rows.ids, time.time())
+
+    def _add(self, record: Record) -> None:
+        if not self._round:
+            self._began = time.monotonic()
+        self._round.append(record)
+        self._rows += len(record.lines)
+        late = self._late
+        for line in record.lines:
+            late.setdefault(line[1], []).append(line)
+        for place in record.places:
+            late.setdefault(place[0], [])
+
+
+def _unpacked(payload: bytes) -> Record:
+    lines, places, state, forgotten, ids, at = msgpack.unpackb(payload)
+    return Record([tuple(line) for line in lines], places, [tuple(each) for each in state], forgotten, ids, at)
