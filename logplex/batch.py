@@ -4,8 +4,9 @@ Invariants (tests/test_batch.py holds them):
 
 * `count` frames stand in `data` one after the other, each `LEN SP … LF` with LEN counting everything behind
   the space; their positions are `first`, `first + 1`, … without a gap.
-* `Form.SYSLOG`: `<PRI>1 T HOLE SOURCE PROC - - MSG LF` where T is RFC 3339 and `HOLE` (as long as a drain token)
-  occurs nowhere but as HOSTNAME. A syslog drain is one `replace`.
+* `Form.SYSLOG`: `<PRI>1 T HOST SOURCE PROC - - MSG LF` where T is RFC 3339 and HOST is the same in all lines of a
+  batch, and as long as a drain token: that of one of the channel's drains, which takes the batch as it is, or `HOLE`.
+  For another drain it is replaced; a batch in which it occurs in a message too is parsed for that.
 * `Form.HTTP`: `<PRI>1 T host SOURCE PROC - MSG LF` where T is RFC 3339. An HTTP drain takes it as it is when the
   text holds no CR, no inner LF and no invalid UTF-8, which is asked once a batch.
 * `Form.RAW`: laid out as SYSLOG, but T is the sender's text and MSG may hold anything, HOLE too: always parsed.
@@ -23,6 +24,7 @@ from .message import http_text, rfc3339
 
 HOLE = b"d.00000000-0000-4000-8000-000000000000"
 """Stands where a drain token will stand; as long as one (`d.` and a uuid)."""
+TOKEN_BYTES = len(HOLE)
 
 
 class Form(IntEnum):
@@ -31,6 +33,13 @@ class Form(IntEnum):
     RAW = 0
     SYSLOG = 1
     HTTP = 2
+
+
+class Layout(NamedTuple):
+    """How a channel's lines are rendered: in which form, and what stands for HOST in `Form.SYSLOG`."""
+
+    form: Form
+    host: str = HOLE.decode()
 
 
 class Line(NamedTuple):
@@ -102,10 +111,12 @@ class Batch:
 
     def syslog(self, token: bytes) -> bytes:
         """Octet-counted frames as protocol section 8 wants them, with `token` (38 bytes) as HOSTNAME."""
-        if self.form is Form.SYSLOG:
-            return self.data.replace(HOLE, token)
+        host = host_of(self.data) if self.form is Form.SYSLOG and self.count else None
+        if host == token:
+            return self.data
         if self._pieces is None:
-            self._pieces = _syslog_pieces(self.lines(), self.at)
+            pieces = self.data.split(host) if host is not None else []
+            self._pieces = pieces if len(pieces) == self.count + 1 else _syslog_pieces(self.lines(), self.at)
         return token.join(self._pieces)
 
     def cut(self, first: int, end: int) -> "Batch":
@@ -141,6 +152,12 @@ class Batch:
         return True
 
 
+def host_of(data: bytes) -> bytes:
+    """What stands for HOST in frames of `Form.SYSLOG`."""
+    at = data.index(b" ", data.index(b" ", data.index(b" ") + 1) + 1) + 1
+    return data[at : at + TOKEN_BYTES]
+
+
 def raw_frame(pri: int, time: bytes, source: bytes, process: bytes, text: bytes) -> bytes:
     """One frame of a `Form.RAW` batch."""
     frame = b"<%d>1 %b %b %b %b - - %b\n" % (pri, time, HOLE, source, process, text)
@@ -166,7 +183,7 @@ def _syslog_pieces(lines: list[Line], at: int) -> list[bytes]:
     for pri, time, source, process, text in lines:
         head = b"<%b>1 %b " % (pri, rfc3339(time) or timestamp(at))
         tail = b" %b %b - - %b\n" % (source, process, text)
-        pieces.append(b"%b%d %b" % (before, len(head) + len(HOLE) + len(tail), head))
+        pieces.append(b"%b%d %b" % (before, len(head) + TOKEN_BYTES + len(tail), head))
         before = tail
     pieces.append(before)
     return pieces

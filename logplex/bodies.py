@@ -197,8 +197,8 @@ class Bodies:
         if head is None or route is None:
             return 0
         group = part.group
-        form = group.open_joined(route.channel)
-        rendered = None if form is None else render(body, head, route.render(form), form)
+        layout = group.open_joined(route.channel)
+        rendered = None if layout is None else render(body, head, route.render(layout), layout.form)
         if rendered is None or (expected is not None and rendered[0] != expected):
             return 0
         group.append_joined(route.channel, Piece(*rendered, clean=True))

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from .batch import Batch, Form
+from .batch import Batch, Form, Layout
 from .ledger import Page
 from .ring import Ring
 
@@ -95,8 +95,8 @@ class Channel:
         "epoch",
         "epoch_first",
         "followers",
-        "form",
         "id",
+        "layout",
         "name",
         "no_history",
         "no_tail",
@@ -117,7 +117,7 @@ class Channel:
         self.removed = False
         self.numbered = place.head  # the next position to give out; behind it up to `head` a group is committing
         self.page = place.page
-        self.form = Form.SYSLOG
+        self.layout = Layout(Form.SYSLOG)
         self.followers: list[Follower] = []
         self._oldest = place.oldest
         self._ring = ring

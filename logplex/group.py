@@ -7,7 +7,7 @@ Invariants (a model test in tests/test_group.py):
 * A line is counted `received` (or `own`) when it is sealed, and `writing` from then until its group is settled.
 * A line is PARTS strings of its channel's list (fastpath.py); an `odd` one is its frame and empty strings.
 * Lines are joined into pieces while they are still in the processor's cache (`compact`); a list stays the same object.
-* Lines of one channel have the form that the channel had at the first of them; the `odd` ones are RAW.
+* Lines of one channel have the layout that the channel had at the first of them; the `odd` ones are RAW.
 * Whoever waits for the group's commit waits on `settled`, or is called by it; both also say how it ended.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import trio
 
-from .batch import Batch, Form, raw_frame
+from .batch import Batch, Form, Layout, raw_frame
 from .channel import Channel
 from .dedupe import First
 from .fastpath import PARTS, Entries
@@ -60,7 +60,7 @@ class Group:
 
     __slots__ = (
         "_compact_at",
-        "_forms",
+        "_layouts",
         "_lines",
         "_odd",
         "_own",
@@ -84,7 +84,7 @@ class Group:
         self._lines: dict[Channel, list[str]] = {}  # PARTS strings a line
         self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in `_lines`
         self._compact_at = COMPACT_BYTES
-        self._forms: dict[Channel, Form] = {}
+        self._layouts: dict[Channel, Layout] = {}
         self._odd: dict[Channel, dict[int, bool]] = {}  # index → tails only
         self._own: dict[Channel, int] = {}
         self._told: list[Callable[[Outcome], None]] = []
@@ -96,21 +96,21 @@ class Group:
         """How many channels have lines in it."""
         return len(self._lines)
 
-    def open(self, channel: Channel) -> tuple[Form, Callable[[Iterable[str]], None]]:
-        """The form in which the channel's lines are to be rendered, and where their parts go."""
+    def open(self, channel: Channel) -> tuple[Layout, Callable[[Iterable[str]], None]]:
+        """The layout in which the channel's lines are to be rendered, and where their parts go."""
         lines = self._lines.get(channel)
         if lines is None:
             lines = self._lines[channel] = []
-            form = self._forms[channel] = channel.form
-            return form, lines.extend
-        return self._forms[channel], lines.extend
+            layout = self._layouts[channel] = channel.layout
+            return layout, lines.extend
+        return self._layouts[channel], lines.extend
 
-    def open_joined(self, channel: Channel) -> Form | None:
+    def open_joined(self, channel: Channel) -> Layout | None:
         """As `open`, for lines that are joined already; None when there are odd ones before them."""
         return None if channel in self._odd else self.open(channel)[0]
 
     def append_joined(self, channel: Channel, piece: Piece) -> None:
-        """Add lines of the form that `open_joined` gave."""
+        """Add lines of the layout that `open_joined` gave."""
         self._join(channel, self._lines[channel])
         self._pieces.setdefault(channel, []).append(piece)
 
@@ -167,7 +167,7 @@ class Group:
             pieces = self._pieces.get(channel)
             if not lines and not pieces:  # a scan that was undone
                 continue
-            form = self._forms[channel]
+            form = self._layouts[channel].form
             first = channel.numbered
             batches: list[Batch] = []
             if pieces is not None:
@@ -195,8 +195,8 @@ class Group:
         for channel, lines in other._lines.items():
             mine = self._list(channel)
             odd = other._odd.get(channel, {})
-            form = other._forms[channel]
-            if self._forms[channel] is form:
+            layout = other._layouts[channel]
+            if self._layouts[channel] == layout:
                 if odd:
                     shift = len(mine) // PARTS
                     self._odd.setdefault(channel, {}).update({shift + index: tails for index, tails in odd.items()})
@@ -204,7 +204,7 @@ class Group:
                 continue
             for index in range(len(lines) // PARTS):  # a drain came or went within the request
                 data = "".join(lines[index * PARTS : (index + 1) * PARTS]).encode("latin-1")
-                line = Batch(0, 1, 0, Form.RAW if index in odd else form, data).lines()[0]
+                line = Batch(0, 1, 0, Form.RAW if index in odd else layout.form, data).lines()[0]
                 self.append_raw(channel, int(line.pri), line.time, line.source, line.process, line.text)
         self.bytes += other.bytes
         self.touched |= other.touched

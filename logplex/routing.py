@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
 
-from .batch import HOLE, Form, timestamp
+from .batch import Form, Layout, timestamp
 from .channel import Channel, Channels
 from .fastpath import Entries, Entry
 from .framing import Frame
@@ -25,8 +25,6 @@ from .registry.records import Principal, Token
 
 MAX_LEARNED = 50_000  # middles; a sender that makes up processes only makes the table be learned again
 MAX_WAYS = 10_000  # principals that have taught us middles
-
-_HOLE = HOLE.decode()
 
 
 class Tokens(Protocol):
@@ -45,26 +43,27 @@ class Tokens(Protocol):
 class Route:
     """Where the messages of one middle `HOST APP PROC` go; learned once, used until something changes."""
 
-    __slots__ = ("_extra", "_form", "_length", "_rendered", "_tail", "channel")
+    __slots__ = ("_extra", "_layout", "_length", "_rendered", "_tail", "channel")
 
     def __init__(self, channel: Channel, source: str, process: str, length: int) -> None:
         self.channel = channel
         self._length = length
         self._tail = f" {source} {process} - "
-        self._form = Form.RAW  # none of those that lines are rendered in, so that the first entry renders
+        self._layout = Layout(Form.RAW)  # none that lines are rendered in, so that the first entry renders
         self._rendered = ""
         self._extra = 0
 
     def entry(self, group: Group) -> Entry:
         """The entry of this middle in an open group."""
-        form, extend = group.open(self.channel)
-        return self.render(form), self._extra, extend
+        layout, extend = group.open(self.channel)
+        return self.render(layout), self._extra, extend
 
-    def render(self, form: Form) -> str:
+    def render(self, layout: Layout) -> str:
         """What stands between time and message."""
-        if form is not self._form:
-            self._form = form
-            self._rendered = f" host{self._tail}" if form is Form.HTTP else f" {_HOLE}{self._tail}- "
+        if layout is not self._layout:
+            self._layout = layout
+            is_http = layout.form is Form.HTTP
+            self._rendered = f" host{self._tail}" if is_http else f" {layout.host}{self._tail}- "
             self._extra = len(self._rendered) - 6 - self._length
         return self._rendered
 

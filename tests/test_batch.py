@@ -7,18 +7,23 @@ from logplex.batch import HOLE, Batch, Form, Line, http_frame, raw_frame, timest
 from logplex.message import http_text, rfc3339
 
 TOKEN = b"d.11111111-2222-4333-8444-555555555555"
+OTHER = b"d.22222222-2222-4333-8444-555555555555"
+THIRD = b"d.33333333-2222-4333-8444-555555555555"
+LAYOUTS = ((Form.RAW, HOLE), (Form.SYSLOG, HOLE), (Form.SYSLOG, OTHER), (Form.SYSLOG, TOKEN), (Form.HTTP, HOLE))
 AT = 1_700_000_000_123
 good_times = st.sampled_from([b"2026-01-31T12:00:00Z", b"2026-01-31T12:00:00.123456+00:00"])
 texts = st.one_of(
     st.binary(max_size=60).filter(lambda text: not text.endswith((b"\n", b"\r", b"\0"))),
-    st.sampled_from([b"", b"two\nlines", b"a\r\nb", b"\xff\xfe", b" - - ", b'[x y="z"]', HOLE, b"12 <13>1 no frame"]),
+    st.sampled_from(
+        [b"", b"two\nlines", b"a\r\nb", b"\xff\xfe", b" - - ", b'[x y="z"]', HOLE, TOKEN, OTHER, b"12 <13>1 no frame"]
+    ),
 )
 fields = st.tuples(st.integers(0, 191), st.sampled_from([b"app", b"heroku"]), st.sampled_from([b"web.1", b"-"]), texts)
 
 
-def frame(line: Line, form: Form) -> bytes:
+def frame(line: Line, form: Form, host: bytes = HOLE) -> bytes:
     """One frame of a form, written naively."""
-    middle = b"host %b %b - " if form is Form.HTTP else HOLE + b" %b %b - - "
+    middle = b"host %b %b - " if form is Form.HTTP else host + b" %b %b - - "
     text = b"<%b>1 %b " % (line.pri, line.time) + middle % (line.source, line.process) + line.text + b"\n"
     return b"%d %b" % (len(text), text)
 
@@ -27,14 +32,14 @@ def frame(line: Line, form: Form) -> bytes:
 def test_all_forms_read_and_render_alike(lines: list[tuple[tuple[int, bytes, bytes, bytes], bytes]]) -> None:
     parsed = [Line(b"%d" % pri, time, source, process, text) for (pri, source, process, text), time in lines]
     http = b"".join(http_frame(line, AT) for line in parsed)
-    syslog = b"".join(frame(line, Form.SYSLOG).replace(HOLE, TOKEN, 1) for line in parsed)
-    for form in Form:
-        if form is Form.SYSLOG and any(HOLE in line.text for line in parsed):
-            continue  # such lines are born RAW (router and fast path)
-        batch = Batch(3, len(parsed), AT, form, b"".join(frame(line, form) for line in parsed))
+    syslog = b"".join(frame(line, Form.SYSLOG, TOKEN) for line in parsed)
+    for form, host in LAYOUTS:
+        batch = Batch(3, len(parsed), AT, form, b"".join(frame(line, form, host) for line in parsed))
         assert batch.lines() == parsed
         assert batch.http() == http
         assert batch.http() == http, "also when it is remembered"
+        assert batch.syslog(TOKEN) == syslog
+        assert batch.syslog(THIRD) == b"".join(frame(line, Form.SYSLOG, THIRD) for line in parsed)
         assert batch.syslog(TOKEN) == syslog
         batch.forget_rendered()
         assert batch.http() == http

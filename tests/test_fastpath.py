@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logplex import bodies, routing, streams, uniform
-from logplex.batch import Form
+from logplex.batch import Form, Layout
 from logplex.errors import MalformedBody
 
 from .core import EVERYONE, Core
@@ -112,11 +112,19 @@ async def fed(pieces: list[bytes]) -> Core:
     return made
 
 
-async def posted(body: bytes, form: Form = Form.SYSLOG, expected: int | None = None) -> tuple[Core, bool]:
+LAYOUTS = (
+    Layout(Form.SYSLOG),
+    Layout(Form.HTTP),
+    Layout(Form.SYSLOG, "d.11111111-1111-4111-8111-111111111111"),
+    Layout(Form.SYSLOG, "d.22222222-2222-4222-8222-222222222222"),
+)
+
+
+async def posted(body: bytes, layout: Layout = LAYOUTS[0], expected: int | None = None) -> tuple[Core, bool]:
     made = await core()
     await made.router.routing.load(TOKENS)
     for channel in made.channels:
-        channel.form = form
+        channel.layout = layout
     try:
         await made.router.take_body(body, EVERYONE, expected=expected)
     except MalformedBody:
@@ -159,14 +167,14 @@ def test_a_stream_gives_the_same_lines_on_both_paths_however_it_is_cut(data: byt
     assert quick.balanced()
 
 
-@given(data=st.one_of(inputs, uniform_bodies()), form=st.sampled_from([Form.SYSLOG, Form.HTTP]))
-def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(data: bytes, form: Form) -> None:
+@given(data=st.one_of(inputs, uniform_bodies()), layout=st.sampled_from(LAYOUTS))
+def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(data: bytes, layout: Layout) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
         patch.setattr(uniform, "LEAST_BYTES", 0)
-        quick, quick_answer = trio.run(posted, data, form)
+        quick, quick_answer = trio.run(posted, data, layout)
         strictly(patch)
-        strict, strict_answer = trio.run(posted, data, form)
+        strict, strict_answer = trio.run(posted, data, layout)
     assert quick_answer == strict_answer
     assert seen(quick) == seen(strict)
     assert quick.balanced()
@@ -182,25 +190,26 @@ def test_an_odd_time_in_a_good_line_gives_the_same_lines_alone_and_among_others(
     data = b"".join(b"%d %b" % (len(line), line) for line in lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
-        quick, quick_answer = trio.run(posted, data, Form.SYSLOG)
+        quick, quick_answer = trio.run(posted, data, LAYOUTS[0])
         strictly(patch)
-        strict, strict_answer = trio.run(posted, data, Form.SYSLOG)
+        strict, strict_answer = trio.run(posted, data, LAYOUTS[0])
     assert quick_answer == strict_answer
     assert seen(quick) == seen(strict)
 
 
 @given(bodies=st.lists(st.lists(standard, min_size=1, max_size=5).map(b"".join), min_size=1, max_size=4))
-def test_what_a_drain_gets_does_not_depend_on_the_form_that_lines_are_kept_in(bodies: list[bytes]) -> None:
-    async def rendered(form: int) -> list[bytes]:
+def test_what_a_drain_gets_does_not_depend_on_the_layout_that_lines_are_kept_in(bodies: list[bytes]) -> None:
+    async def rendered(layout: Layout) -> list[bytes]:
         made = await core()
         await made.channels.load({1: ("app-1", frozenset()), 2: ("app-2", frozenset())})
         for channel in made.channels:
-            channel.form = type(channel.form)(form)
+            channel.layout = layout
         for body in bodies:
             await made.router.take_body(body, EVERYONE, expected=None)
         return delivered(made)
 
-    assert trio.run(rendered, 1) == trio.run(rendered, 2)
+    first, *others = [trio.run(rendered, layout) for layout in LAYOUTS]
+    assert all(other == first for other in others)
 
 
 def test_the_quick_path_takes_all_that_common_senders_write() -> None:

@@ -6,7 +6,7 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from logplex.batch import HOLE, Batch, Form
+from logplex.batch import HOLE, Batch, Form, Layout
 from logplex.channel import Channel, Channels, NoHistory
 from logplex.fastpath import PARTS
 from logplex.group import MAX_BATCH_BYTES, Group, Piece
@@ -14,11 +14,12 @@ from logplex.group import MAX_BATCH_BYTES, Group, Piece
 TIME = "2026-11-22T02:50:00Z"
 CHANNELS = (1, 2, 3)
 texts = st.text(alphabet="abc -", max_size=20)
+LAYOUTS = st.sampled_from([Layout(Form.HTTP), Layout(Form.SYSLOG), Layout(Form.SYSLOG, HOLE.decode()[:-1] + "1")])
 
 
-def parts(form: Form, text: str) -> tuple[str, ...]:
+def parts(layout: Layout, text: str) -> tuple[str, ...]:
     """A line as the quick path hands it over."""
-    middle = " host app web.1 - " if form is Form.HTTP else f" {HOLE.decode()} app web.1 - - "
+    middle = " host app web.1 - " if layout.form is Form.HTTP else f" {layout.host} app web.1 - - "
     frame = f"<13>1 {TIME}{middle}{text}\n"
     return (f"{len(frame)} ", "<13>1 ", TIME, middle, text, "\n")
 
@@ -42,19 +43,19 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=30))
     def take(self, number: int, lines: list[str]) -> None:
-        form, extend = self.group.open(self.channels[number])
+        layout, extend = self.group.open(self.channels[number])
         for text in lines:
-            extend(parts(form, text))
+            extend(parts(layout, text))
             self.group.bytes += len(text) + 80
         self.model[number] += [(text, False) for text in lines]
 
     @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, min_size=1, max_size=30))
     def take_joined(self, number: int, lines: list[str]) -> None:
         channel = self.channels[number]
-        form = self.group.open_joined(channel)
-        assert (form is None) == (number in self.odd)
-        if form is not None:
-            data = "".join("".join(parts(form, text)) for text in lines).encode()
+        layout = self.group.open_joined(channel)
+        assert (layout is None) == (number in self.odd)
+        if layout is not None:
+            data = "".join("".join(parts(layout, text)) for text in lines).encode()
             self.group.append_joined(channel, Piece(len(lines), data, clean=True))
             self.group.bytes += len(data)
             self.model[number] += [(text, False) for text in lines]
@@ -70,17 +71,16 @@ class GroupMachine(RuleBasedStateMachine):
         self.model[number].append((text, own and tails_only))
         self.odd.add(number)
 
-    @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=5), odd=texts, changes=st.booleans())
-    def absorb(self, number: int, lines: list[str], odd: str, changes: bool) -> None:
+    @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=5), odd=texts, then=LAYOUTS)
+    def absorb(self, number: int, lines: list[str], odd: str, then: Layout) -> None:
         """A request whose lines waited in a group of their own, during which a drain may come or go."""
         channel = self.channels[number]
         other = Group()
-        form, extend = other.open(channel)
+        layout, extend = other.open(channel)
         for text in lines:
-            extend(parts(form, text))
+            extend(parts(layout, text))
         other.append_raw(channel, 13, b"odd", b"app", b"-", odd.encode())
-        if changes:
-            channel.form = Form.HTTP if form is Form.SYSLOG else Form.SYSLOG
+        channel.layout = then
         self.group.absorb(other)
         self.model[number] += [(text, False) for text in (*lines, odd)]
         self.odd.add(number)
@@ -131,7 +131,7 @@ TestGroup = GroupMachine.TestCase
 
 
 def test_a_line_is_as_many_parts_as_the_quick_path_says() -> None:
-    assert len(parts(Form.SYSLOG, "x")) == PARTS
+    assert len(parts(Layout(Form.SYSLOG), "x")) == PARTS
 
 
 def test_a_busy_channel_s_lines_come_in_batches_that_a_delivery_takes_whole() -> None:

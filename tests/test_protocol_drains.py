@@ -190,6 +190,30 @@ def test_udp_drains_get_one_message_a_datagram_and_tcp_drains_counted_ones(
             assert tcp.lines(3) == [message + b"\n" for message in expected[each["token"]]]
 
 
+def test_every_syslog_drain_gets_its_own_token_whichever_of_them_the_lines_are_kept_for(
+    server: Server, app: str, send: Sender
+) -> None:
+    with wire.SyslogReceiver() as one, wire.SyslogReceiver() as two, wire.SyslogReceiver() as late:
+        receivers = {drain(server, app, f"syslog://127.0.0.1:{each.port}")["token"]: each for each in (one, two)}
+        tokens = list(receivers)
+        sent = ["first", *(f"it says {token}" for token in tokens), "last"]
+        send(*sent)
+        for token, receiver in receivers.items():
+            assert receiver.lines(4) == [_syslog_line(token, text) for text in sent]
+        for each in server.json("GET", f"/v3/channels/{app}/drains")["drains"]:
+            if each["token"] == tokens[0]:
+                server.json("DELETE", f"/v3/channels/{app}/drains/{each['id']}")
+        send("more")
+        assert two.lines(1) == [_syslog_line(tokens[1], "more")]
+        url = f"syslog://127.0.0.1:{late.port}"
+        made = server.json("POST", f"/v3/channels/{app}/drains", {"url": url, "options": {"start": "oldest"}})
+        assert late.lines(5) == [_syslog_line(made["token"], text) for text in (*sent, "more")]
+
+
+def _syslog_line(token: str, text: str) -> bytes:
+    return b"<190>1 %b %b app web.1 - - %b\n" % (T, token.encode(), text.encode())
+
+
 def test_a_certificate_for_another_name_is_l14_in_the_app_and_on_the_status(
     server: Server, authority: Authority, app: str, send: Sender
 ) -> None:

@@ -17,7 +17,7 @@ from drains.state import DrainState
 from drains.url import Kind, parse
 
 from ..api.services import ValidDrain
-from ..batch import Form
+from ..batch import TOKEN_BYTES, Form, Layout
 from ..channel import Channel, Channels
 from ..commit import Committer
 from ..errors import NotFound, Unprocessable
@@ -144,14 +144,25 @@ class RunningDrains:
         statuses = [self._deliveries.status(drain_id) for drain_id in self._of_channel.get(channel.id, ())]
         return min((0 if status is None else status.cursor for status in statuses), default=channel.head)
 
-    def form(self, channel: Channel) -> Form:
-        """The form that makes the channel's drains cheapest."""
-        kinds = set(self._of_channel.get(channel.id, {}).values())
-        return Form.HTTP if kinds == {Kind.HTTP} else Form.SYSLOG
+    def layout(self, channel: Channel) -> Layout:
+        """The layout that makes the channel's drains cheapest: that of its only kind, and of one syslog drain."""
+        kinds = self._of_channel.get(channel.id, {})
+        if set(kinds.values()) == {Kind.HTTP}:
+            return Layout(Form.HTTP)
+        for drain_id, kind in kinds.items():
+            record = self._registry.drains.get(drain_id)
+            if kind is not Kind.HTTP and record is not None and len(record.token) == TOKEN_BYTES:
+                return Layout(Form.SYSLOG, record.token)
+        return Layout(Form.SYSLOG)
+
+    def _lay_out(self, channel: Channel) -> None:
+        layout = self.layout(channel)
+        if layout != channel.layout:  # the same object says that nothing has changed
+            channel.layout = layout
 
     def came(self, channel: Channel) -> None:
         """A channel became active and has taken no line yet: its drains start here, before the line that comes."""
-        channel.form = self.form(channel)
+        self._lay_out(channel)
         for drain_id in self._of_channel.get(channel.id, ()):
             record = self._registry.drains.get(drain_id)
             if record is not None and drain_id not in self._deliveries:
@@ -161,7 +172,7 @@ class RunningDrains:
         """A drain got its URL."""
         self._note(record)
         if channel is not None:
-            channel.form = self.form(channel)
+            self._lay_out(channel)
             self._deliveries.add(self._spec(record), channel, None)
         elif self._nursery is not None:
             self._nursery.start_soon(self._add, [record])
@@ -170,7 +181,7 @@ class RunningDrains:
         """A drain got another URL or other options."""
         self._note(record)
         if channel is not None:
-            channel.form = self.form(channel)
+            self._lay_out(channel)
         if record.id in self._deliveries:
             self._deliveries.change(self._spec(record))
 
@@ -185,7 +196,7 @@ class RunningDrains:
         if state is not None:
             self._close_page(closed_drain(state), record.id)
         if channel is not None:
-            channel.form = self.form(channel)
+            self._lay_out(channel)
 
     async def _add(self, records: Sequence[DrainRecord]) -> None:
         for start in range(0, len(records), LOADED_TOGETHER):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from ..batch import Batch, Form
+from ..batch import Batch, Form, host_of
 from . import segments as files
 from .segments import Segments, Spot
 
@@ -224,7 +224,7 @@ def take_in(connection: sqlite3.Connection, segments: Segments, records: Sequenc
 
 
 def joined(lines: list[Line]) -> list[Line]:
-    """Lines in the order of their ids, small batches of one channel that adjoin each other made one.
+    """Lines in the order of their ids, small batches of one channel and layout that adjoin each other made one.
 
     Those with a sender's own text for a time stay: it may have to be replaced by the time at which they came.
     """
@@ -250,7 +250,9 @@ def joined(lines: list[Line]) -> list[Line]:
 def _goes_on(run: list[Line], line: Line) -> bool:
     """Whether the line's batch can be joined to those before it."""
     last = run[-1]
-    if line[11] is None or last[5] != line[5] or last[2] + last[3] != line[2]:
+    if line[11] is None or last[11] is None or last[5] != line[5] or last[2] + last[3] != line[2]:
+        return False
+    if (line[5] & ~TAILS_ONLY) == Form.SYSLOG and host_of(line[11]) != host_of(last[11]):
         return False
     return sum(each[10] for each in run) + line[10] <= JOINED_BYTES
 

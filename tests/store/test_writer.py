@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from logplex.batch import Batch, Form, Line, http_frame, raw_frame
+from logplex.batch import HOLE, Batch, Form, Line, http_frame, raw_frame
 from logplex.store import forget, segments, tables, writer
 from logplex.store.journal import Journal
 from logplex.store.reading import Reader
@@ -35,12 +35,12 @@ class Store:
         self.next_id = tables.last_id(self.connection) + 1
         self.heads: dict[int, int] = {}
 
-    def commit(self, *batches: tuple[int, list[bytes]], form: Form = Form.SYSLOG) -> None:
+    def commit(self, *batches: tuple[int, list[bytes]], form: Form = Form.SYSLOG, host: bytes = HOLE) -> None:
         """A group of these batches: channel and texts."""
         lines = []
         for channel, each in batches:
             first = self.heads.get(channel, 0)
-            data = b"".join(_frame(text, form) for text in each)
+            data = b"".join(_frame(text, form, host) for text in each)
             lines.append((self.next_id, channel, first, len(each), 1000, int(form), first, b"page", data))
             self.heads[channel] = first + len(each)
             self.next_id += 1
@@ -69,9 +69,10 @@ class Store:
         self.writer.close()
 
 
-def _frame(text: bytes, form: Form) -> bytes:
+def _frame(text: bytes, form: Form, host: bytes) -> bytes:
     line = Line(b"13", b"2026-01-01T00:00:00Z", b"app", b"web.1", text)
-    return http_frame(line, 1000) if form is Form.HTTP else raw_frame(13, *line[1:])
+    frame = http_frame(line, 1000) if form is Form.HTTP else raw_frame(13, *line[1:])
+    return frame if form is Form.HTTP else frame.replace(HOLE, host, 1)
 
 
 def _lines(batches: list[Batch]) -> list[tuple[int, bytes]]:
@@ -127,6 +128,20 @@ def test_readers_find_the_same_lines_in_journal_and_tables(
     again.close()
 
 
+def test_batches_with_different_hosts_are_not_joined(store: Store) -> None:
+    """What is one drain's as it is must not be another's."""
+    tokens = [b"d.%032d-123" % number for number in range(2)]
+    for number in range(6):
+        store.commit((1, [b"%d" % number]), host=tokens[number // 3])
+    store.writer.settle(store.connection)
+    assert store.connection.execute("SELECT count(*) FROM lines").fetchone()[0] == 2
+    for token in tokens:
+        batches = store.reader.read(store.connection, 1, 0, 6, 1 << 20)
+        sent = b"".join(batch.syslog(token) for batch in batches)
+        assert sent.count(token) == 6
+        assert sum(sent.count(other) for other in tokens) == 6
+
+
 LINES = st.lists(
     st.tuples(
         st.integers(1, 3),
@@ -147,7 +162,8 @@ def test_joined_rows_say_what_the_single_ones_said(made: list[tuple[int, int, in
     for row_id, (channel, count, form, size, inline, gap) in enumerate(made, 1):
         first = heads.get(channel, 0) + gap
         heads[channel] = first + count
-        data = bytes([row_id]) * size if inline else None
+        data = b"9 <1>1 T %b " % HOLE + bytes([row_id]) * size if inline else None
+        size = len(data) if data is not None else size
         lines.append((row_id, channel, first, count, row_id, int(form), row_id, b"p", int(not inline), 0, size, data))
     found = tables.joined(lines)
     assert [line[0] for line in found] == sorted({line[0] for line in found})
