@@ -228,9 +228,10 @@ class Routing:
         await self.channels.load(records)
 
     def count(self, part: Part) -> None:
-        """Add a part's counts to the node's, and begin to count again."""
+        """Add a part's counts to the node's, but for what waits, and begin to count again."""
         ledger = self.ledger
-        ledger.frames += part.frames
+        waiting = len(part.waiting)
+        ledger.frames += part.frames - waiting
         ledger.received += part.received + part.fast
         ledger.split += part.split
         ledger.malformed += part.malformed
@@ -238,6 +239,7 @@ class Routing:
         if part.refused:
             ledger.refused["permission"] += part.refused
         part.reset()
+        part.frames = waiting
 
 
 class Learner:

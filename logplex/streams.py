@@ -91,10 +91,14 @@ class Stream:
         routing.take_frames(frames, part)
         if part.unknown:
             routing.count(part)
-            await routing.load(part.unknown)
-            part.group = self._committer.current  # another group may have begun while we waited
-            routing.take_waiting(part)
-        routing.count(part)
+            try:
+                await routing.load(part.unknown)
+            finally:  # what cannot be loaded counts as unknown
+                part.group = self._committer.current  # another group may have begun while we waited
+                routing.take_waiting(part)
+                routing.count(part)
+        else:
+            routing.count(part)
 
     async def _wait_for_room(self) -> None:
         committer = self._committer

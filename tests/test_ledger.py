@@ -1,12 +1,14 @@
 """The ledger balances at every moment, whatever comes in, and after it was saved and loaded."""
 
 import contextlib
+from collections.abc import Collection
 
+import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logplex.errors import ClientError
+from logplex.errors import ClientError, StoreError
 from logplex.ledger import Ledger, Page
 
 from .core import EVERYONE, Core
@@ -55,6 +57,32 @@ def test_node_and_channels_balance_after_every_step(steps: list[tuple[str, bytes
             assert channel.page.memory == channel.head
 
     trio.run(run)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_lines_whose_tokens_are_being_loaded_count_when_it_is_known_where_they_go(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    core = Core()
+    token = core.add_token(1)
+    load = core.tokens.load_tokens
+    seen: list[tuple[bool, int]] = []
+
+    async def watched(ids: Collection[str]) -> None:
+        seen.append((core.balanced(), core.ledger.frames))
+        if fails:
+            raise StoreError("the disk hangs")
+        await load(ids)
+
+    monkeypatch.setattr(core.tokens, "load_tokens", watched)
+    stream = core.router.stream()
+    with pytest.raises(StoreError) if fails else contextlib.nullcontext():
+        await stream.feed(b"5 rubbi" + frame(token.id, "one") + frame(token.id, "two"))
+    assert seen == [(True, 1)]
+    assert core.balanced()
+    ledger = core.ledger
+    assert (ledger.frames, ledger.malformed) == (3, 1)
+    assert (ledger.received, ledger.unknown_token) == ((0, 2) if fails else (2, 0))
 
 
 def balance(page: Page) -> int:
