@@ -141,8 +141,13 @@ class Group:
 
     def _join(self, channel: Channel, lines: list[str]) -> None:
         if lines:
-            pieces = self._pieces.setdefault(channel, [])
-            pieces += [Piece(batch.count, batch.data) for batch in _batches(lines, 0, 0, Form.RAW, tails_only=False)]
+            pieces = self._pieces.get(channel)
+            if pieces is None:
+                pieces = self._pieces[channel] = []
+            if len(lines) <= SAMPLE_LINES * PARTS:
+                pieces.append(Piece(len(lines) // PARTS, "".join(lines).encode("latin-1")))
+            else:
+                pieces += [Piece(each.count, each.data) for each in _batches(lines, 0, 0, Form.RAW, tails_only=False)]
             lines.clear()
 
     def open_own(self, channel: Channel) -> int:
