@@ -39,6 +39,7 @@ class Checkpoints:
         self._writer = writer
         self._written = 0
         self._beside = 0
+        self._noted = 0  # the last row that is known to be safe
         self._due = trio.Event()
 
     def wrote(self, rows: int) -> None:
@@ -65,7 +66,9 @@ class Checkpoints:
                 overdue = trio.current_time() >= next_sync
                 try:
                     if overdue or self._beside >= SYNC_BYTES:
-                        next_sync = trio.current_time() + SYNC_SECONDS
+                        if overdue:
+                            next_sync = trio.current_time() + SYNC_SECONDS
+                            self.wrote(await self._thread.run(self._writer.settle))
                         await self._sync(thread)
                     if self._written >= CHECKPOINT_BYTES or (overdue and self._written):
                         await self._checkpoint(thread)
@@ -80,9 +83,8 @@ class Checkpoints:
     async def _sync(self, thread: DatabaseThread) -> None:
         self._beside = 0
         segments = self._writer.segments
-        taken_in, numbers, last_id = await self._thread.run(self._writer.take_unsynced)
-        self.wrote(taken_in)
-        if not numbers:
+        numbers, last_id = await self._thread.run(lambda _: segments.take_unsynced())
+        if not numbers and last_id <= self._noted:
             return
         try:
             await thread.run(lambda _: segments.sync(numbers))
@@ -90,13 +92,15 @@ class Checkpoints:
             await self._thread.run(lambda _: segments.unsynced.update(numbers))
             raise
         await self._thread.run(note_synced, last_id)
+        self._noted = last_id
 
 
 async def sync_all(thread: DatabaseThread, writer: Writer) -> None:
     """Sync what a loss of power would take, for a clean stop; raises StoreError."""
 
     def sync(connection: sqlite3.Connection) -> None:
-        _, numbers, last_id = writer.take_unsynced(connection)
+        writer.settle(connection)
+        numbers, last_id = writer.segments.take_unsynced()
         if numbers:
             writer.segments.sync(numbers)
             note_synced(connection, last_id)

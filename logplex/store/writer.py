@@ -99,10 +99,6 @@ class Writer:
         self._late = {}
         return count
 
-    def take_unsynced(self, connection: sqlite3.Connection) -> tuple[int, set[int], int]:
-        """As `settle`, and the segments to be synced now, and the last row that is safe once they are."""
-        return self.settle(connection), *self.segments.take_unsynced()
-
     @property
     def is_due(self) -> bool:
         """Whether the tables should take in the round now."""

@@ -322,3 +322,26 @@ def test_fsync_syncs_segments_and_then_the_journal_before_a_group_is_committed(
             spool.commit(number)
             done.append("committed")
     assert done == (["00000001", "journal", "committed"] * 2 if fsync else ["committed"] * 2)
+
+
+async def test_what_was_synced_before_the_tables_knew_it_is_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+
+    def note(connection: sqlite3.Connection, row_id: int) -> None:
+        original(connection, row_id)
+        noted.append(row_id)
+
+    original = checkpoints.note_synced
+    monkeypatch.setattr(checkpoints, "note_synced", note)
+    monkeypatch.setattr(checkpoints, "SYNC_BYTES", 1000)
+    monkeypatch.setattr(checkpoints, "SYNC_SECONDS", 0.3)
+    async with opened(tmp_path) as node, trio.open_nursery() as nursery:
+        nursery.start_soon(node.spool.checkpoints.run)
+        for _ in range(3):
+            await node.write(1, b"line", size=5000)  # enough for a sync each
+        with trio.fail_after(20):
+            while not noted or noted[-1] < 3:  # noqa: ASYNC110 - threads of their own
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
