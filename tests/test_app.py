@@ -16,7 +16,7 @@ import trio
 from logplex.app import server as app
 from logplex.config import Settings
 from logplex.store import sqlite
-from logplex.store.spool import open_spool
+from logplex.store.opening import open_spool
 
 from .store.spools import Faults, sqlite_error
 from .test_durability import balances, body, page, post

@@ -54,8 +54,9 @@ from ..router import Router
 from ..sessions import Sessions
 from ..store.config import ConfigStore
 from ..store.directory import DataDirectory
+from ..store.opening import open_spool
 from ..store.retention import Retention
-from ..store.spool import Spool, open_spool
+from ..store.spool import Spool
 from .admin import ensure_admin
 from .garbage import collect_in_steps, collected_by_hand
 from .listeners import Listeners

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..batch import Batch, Form
+from .rows import TAILS_ONLY, Line
 from .segments import Files, Spot
-from .tables import TAILS_ONLY, Line
 
 _COLUMNS = "first, count, at, form, segment, start, size, data"
 _FROM = f"SELECT {_COLUMNS} FROM lines WHERE channel = ? AND first >= ? AND first < ? ORDER BY first"  # noqa: S608

@@ -13,13 +13,9 @@ Rules (a Hypothesis state machine in tests/store/test_spool_model.py; power loss
 """
 
 import errno
-import os
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -30,105 +26,30 @@ import trio
 from ..batch import Batch
 from ..catchup import Work
 from ..channel import Place, channel_epoch
-from ..config import Settings
 from ..errors import StoreError
 from ..ledger import Page, closed_page
 from . import forget, reading, tables
 from .checkpoints import Checkpoints, checkpoint, sync_all
 from .directory import DataDirectory
-from .disk import write_all
-from .journal import Journal, Write
-from .reserve import Reserve, free_bytes
-from .segments import Segments
+from .reserve import Reserve
+from .rows import Rows, form_number
 from .sqlite import DatabaseThread
 from .writer import Writer
 
 log = structlog.get_logger()
 
-SLACK_BYTES = 64 * 1024 * 1024  # between the bound that retention keeps and the one that SQLite enforces
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-Connect = Callable[[Path, bool, int], sqlite3.Connection]
-"""(path, fsync, max_bytes) → the writing connection; tests hand in one that fails, and a `Write` that does."""
-
-
-def _connect(path: Path, fsync: bool, max_bytes: int) -> sqlite3.Connection:
-    return tables.connect(path, fsync=fsync, max_bytes=max_bytes)
-
-
-@asynccontextmanager
-async def open_spool(
-    directory: DataDirectory,
-    settings: Settings,
-    *,
-    connect: Connect = _connect,
-    write: Write = write_all,
-    slack_bytes: int = SLACK_BYTES,
-) -> AsyncIterator["Spool"]:
-    """The spool of a data directory; a damaged one is set aside, and a new one begun. Raises StoreError."""
-    path = directory.path / "spool.db"
-    folder = directory.path / "spool"
-    max_bytes = min(settings.spool_bytes, (free_bytes(directory.path) + _held(path, folder)) // 2)
-    fsync = settings.durability == "fsync"
-    lost_power = directory.lost_power()
-
-    def begin() -> tuple[Writer, DatabaseThread]:
-        segments = Segments(folder, max_bytes=max_bytes + slack_bytes, fsync=fsync)
-        writer = Writer(segments, Journal(folder, fsync=fsync, write=write))
-
-        def open_() -> sqlite3.Connection:
-            connection = connect(path, fsync, max_bytes + slack_bytes)
-            try:
-                writer.open(connection)
-                synced_id = tables.synced(connection)
-                segments.open(connection, synced_id=synced_id, lost_power=lost_power)
-                if lost_power:
-                    forget.forget_unsynced(connection, segments, synced_id)
-            except BaseException:
-                writer.close()
-                connection.close()
-                raise
-            return connection
-
-        return writer, DatabaseThread(open_, "spool")
-
-    writer, thread = begin()
-    last = directory.last_run()
-    try:
-        if last.get("damaged"):
-            raise StoreError("the last server found it damaged")
-        await thread.__aenter__()
-    except StoreError as exc:
-        if not (last.get("damaged") or error_code(exc) in _DAMAGED):
-            raise
-        log.error("spool_damaged", reason=str(exc), set_aside=str(_set_aside(path, folder)))
-        writer, thread = begin()
-        await thread.__aenter__()
-    try:
-        proven = directory.is_proven()
-        epoch = await thread.run(tables.begin_epoch, proven)
-        async with DatabaseThread(lambda: tables.connect_reader(path), "spool-reads") as reader:
-            spool = Spool(thread, reader, epoch, directory, writer, max_bytes=max_bytes)
-            spool.next_id = await thread.run(tables.last_id) + 1
-            if not proven:
-                spool.unknown_since = last.get("degraded_since") or last.get("started")
-                log.error("lines_may_be_lost", since=_shown(spool.unknown_since), number="unknown")
-            yield spool
-    finally:
-        await thread.__aexit__()
-        writer.close()
-
-
-def _held(path: Path, folder: Path) -> int:
-    """Bytes that the spool takes of the disk."""
-    files = [path, *(folder.iterdir() if folder.exists() else ())]
-    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def error_code(exc: StoreError) -> int:
     """SQLite's code of what failed, 0 where it was something else."""
     code = getattr(exc.__cause__, "sqlite_errorcode", 0)
     return int(code) & 0xFF
+
+
+def is_damaged(exc: StoreError) -> bool:
+    """Whether the files are not what they were."""
+    return error_code(exc) in _DAMAGED
 
 
 def is_full(exc: StoreError) -> bool:
@@ -289,7 +210,7 @@ class Spool:
             if found:
                 self.removed += set(found) - await known(found)
 
-    def _rows(self, work: Work) -> tuple[tables.Rows, dict[int, int]]:
+    def _rows(self, work: Work) -> tuple[Rows, dict[int, int]]:
         """The work as rows, and the bytes ever written of the channels in it once it is committed."""
         batches = [
             (place, channel, batch) for place, (channel, batch) in enumerate(work.batches) if not channel.removed
@@ -310,10 +231,10 @@ class Spool:
             if last[number] is batch:
                 row = channel.page.to_row(written=written.get(number, 0), healed=healed.get(number, 0))
                 page = msgpack.packb(row)
-            form = tables.form_number(batch)
+            form = form_number(batch)
             lines.append((self.next_id, number, batch.first, batch.count, batch.at, form, total, page, batch.data))
             self.next_id += 1
-        return tables.Rows(lines, self._place_rows(work, last), *self._state_rows(work)), totals
+        return Rows(lines, self._place_rows(work, last), *self._state_rows(work)), totals
 
     def _place_rows(self, work: Work, written: dict[int, Batch]) -> list[tuple[int, int, int, int, bytes]]:
         return [
@@ -336,26 +257,10 @@ class Spool:
 
     def _help(self, connection: sqlite3.Connection, error: StoreError) -> None:
         """In the thread: a write failed; do what helps the next one."""
-        if error_code(error) in _DAMAGED:
+        if is_damaged(error):
             self._directory.note_damaged()
             log.error("spool_damaged", reason=str(error), then="it is set aside at the next start")
         # What the log holds gets the room of the reserve first, so that the log can begin again for deleting.
         if is_full(error) and self.reserve.give_up():
             log.error("disk_full", given_up=str(self.reserve.path))
             checkpoint(connection)
-
-
-def _set_aside(path: Path, folder: Path) -> Path:
-    """Move the database, its log and the segments away, so that a new one can begin."""
-    aside = path.with_name(f"spool.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            os.rename(part, aside.with_name(aside.name + suffix))
-    if folder.exists():
-        os.rename(folder, aside.with_name(aside.name + "-segments"))
-    return aside
-
-
-def _shown(since: float | None) -> str | None:
-    return None if since is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))

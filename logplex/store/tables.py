@@ -15,15 +15,14 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from enum import IntEnum
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import msgpack
 
-from ..batch import Batch, Form, host_of
 from . import segments as files
+from .rows import Record, joined
 from .segments import Segments, Spot
 
 PAGE_BYTES = 4096
@@ -31,7 +30,6 @@ VERSION = 3  # of the tables; 1 had every batch in its row, 2 no journal
 HASH_BYTES = 16
 KEPT_EPOCHS = 8  # a drain that was away for more of them goes on at the oldest
 LOCK_SECONDS = 10.0  # a second connection checkpoints; whoever meets it waits
-TAILS_ONLY = 16  # beside the form
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lines (
     id INTEGER PRIMARY KEY, channel INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
@@ -49,7 +47,6 @@ _LINE = "(?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT = "INSERT INTO lines (id, channel, first, count, at, form, total, page, segment, start, size, data) VALUES "
 _SAVE = "REPLACE INTO state VALUES "
 _VALUE = "(?,?,?)"
-JOINED_BYTES = 3500  # a row that fits into a page
 _AT_ONCE = 256  # rows of one statement: a step gives the interpreter away, and waits to get it back
 _SAVE_PLACE = "REPLACE INTO places VALUES (?, ?, ?, ?, ?)"
 
@@ -70,31 +67,6 @@ class Meta(IntEnum):
     SINCE = 2
     SYNCED = 3  # the last row whose bytes in a segment a loss of power leaves there
     ROUND = 4  # the key of the journal's records that the tables do not have yet
-
-
-class Rows(NamedTuple):
-    """One group, ready to be written."""
-
-    lines: list[tuple[int, int, int, int, int, int, int, bytes | None, bytes]]  # id … page, and the batch
-    places: list[tuple[int, int, int, int, bytes]]
-    state: list[tuple[int, int, bytes]]
-    forgotten: list[int]  # drains whose cursor goes
-    ids: bytes
-
-
-Line = tuple[int, int, int, int, int, int, int, bytes | None, int, int, int, bytes | None]
-"""A row of `lines`, in the order of its columns."""
-
-
-class Record(NamedTuple):
-    """A group as the journal holds it: its larger batches are in segments."""
-
-    lines: list[Line]
-    places: list[tuple[int, int, int, int, bytes]]
-    state: list[tuple[int, int, bytes]]
-    forgotten: list[int]
-    ids: bytes
-    at: float  # wall clock
 
 
 class Epoch(NamedTuple):
@@ -223,49 +195,6 @@ def take_in(connection: sqlite3.Connection, segments: Segments, records: Sequenc
     return len(lines) + len(places) + len(state)
 
 
-def joined(lines: list[Line]) -> list[Line]:
-    """Lines in the order of their ids, small batches of one channel and layout that adjoin each other made one.
-
-    Those with a sender's own text for a time stay: it may have to be replaced by the time at which they came.
-    """
-    found: list[Line] = []
-    open_: dict[int, list[Line]] = {}  # channel → batches that will be one
-    for line in lines:
-        run = open_.get(line[1])
-        if run is not None and not _goes_on(run, line):
-            found.append(_one(run))
-            run = None
-        if line[11] is None or (line[5] & ~TAILS_ONLY) == Form.RAW:
-            open_.pop(line[1], None)
-            found.append(line)
-        elif run is not None:
-            run.append(line)
-        else:
-            open_[line[1]] = [line]
-    found += [_one(run) for run in open_.values()]
-    found.sort(key=itemgetter(0))
-    return found
-
-
-def _goes_on(run: list[Line], line: Line) -> bool:
-    """Whether the line's batch can be joined to those before it."""
-    last = run[-1]
-    if line[11] is None or last[11] is None or last[5] != line[5] or last[2] + last[3] != line[2]:
-        return False
-    if (line[5] & ~TAILS_ONLY) == Form.SYSLOG and host_of(line[11]) != host_of(last[11]):
-        return False
-    return sum(each[10] for each in run) + line[10] <= JOINED_BYTES
-
-
-def _one(run: list[Line]) -> Line:
-    if len(run) == 1:
-        return run[0]
-    last = run[-1]
-    first, end = run[0][2], last[2] + last[3]
-    data = b"".join([each[11] for each in run if each[11] is not None])
-    return (last[0], last[1], first, end - first, *last[4:10], len(data), data)
-
-
 def cursors(connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
     """The saved state of every drain, by drain id."""
     found = connection.execute("SELECT number, value FROM state WHERE kind = ?", (Kind.CURSOR,))
@@ -328,11 +257,6 @@ def ids(connection: sqlite3.Connection, since: float, most: int) -> list[tuple[b
         count += len(hashes) // HASH_BYTES
     found.reverse()
     return found
-
-
-def form_number(batch: Batch) -> int:
-    """How `lines.form` holds a batch's form and audience."""
-    return batch.form | TAILS_ONLY if batch.tails_only else int(batch.form)
 
 
 def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list[Any]) -> None:

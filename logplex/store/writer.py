@@ -22,8 +22,8 @@ import msgpack
 from . import journal as journals
 from . import tables
 from .journal import Journal
+from .rows import Line, Record, Rows
 from .segments import INLINE_BYTES, Segments, Spot, damaged
-from .tables import Line, Record, Rows
 
 ROUND_SECONDS = 1.0
 ROUND_BYTES = 16 * 1024 * 1024

@@ -17,7 +17,8 @@ from logplex.group import Outcome
 from logplex.store import tables
 from logplex.store.directory import DataDirectory
 from logplex.store.disk import write_all
-from logplex.store.spool import Spool, open_spool
+from logplex.store.opening import open_spool
+from logplex.store.spool import Spool
 
 
 class Faults:

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from logplex.batch import Batch, Form, raw_frame
-from logplex.store import checkpoints, forget, reading, tables
+from logplex.store import checkpoints, forget, reading, rows, tables
 from logplex.store.directory import DataDirectory
 from logplex.store.journal import Journal
 from logplex.store.reading import Reader
@@ -31,7 +31,7 @@ GROUPS = 12
 SEED = 20261122
 
 
-def group(number: int) -> tables.Rows:
+def group(number: int) -> rows.Rows:
     """Group n: n + 1 lines in each of two channels, a cursor, the node's counters and an id, which all say n."""
     lines = []
     for channel in (1, 2):
@@ -44,7 +44,7 @@ def group(number: int) -> tables.Rows:
         (int(tables.Kind.META), int(tables.Meta.NODE), b"\x81\xa1n" + bytes([number])),
         (int(tables.Kind.CURSOR), 7, b"\x91" + bytes([number])),
     ]
-    return tables.Rows(lines, [], state, [], number.to_bytes(16, "big"))
+    return rows.Rows(lines, [], state, [], number.to_bytes(16, "big"))
 
 
 class Spool:

@@ -12,7 +12,7 @@ import pytest
 from logplex.batch import Form, raw_frame
 from logplex.config import MIB
 from logplex.errors import StoreError
-from logplex.store import cleaning, forget, journal, segments, tables
+from logplex.store import cleaning, forget, journal, rows, segments, tables
 from logplex.store.directory import DataDirectory
 from logplex.store.journal import Journal
 from logplex.store.reading import Reader
@@ -43,7 +43,7 @@ class Disk:
         """One row of one line; returns the batch."""
         data = raw_frame(13, b"T", b"app", b"web.1", b"%d.%d." % (channel, first) + b"x" * size)
         row = (self.next_id, channel, first, 1, 1000 + first, int(Form.RAW), first, None, data)
-        self.writer.append(self.connection, tables.Rows([row], [], [], [], b""))
+        self.writer.append(self.connection, rows.Rows([row], [], [], [], b""))
         self.writer.settle(self.connection)
         self.next_id += 1
         return data

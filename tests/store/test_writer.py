@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from logplex.batch import HOLE, Batch, Form, Line, http_frame, raw_frame
-from logplex.store import forget, segments, tables, writer
+from logplex.store import forget, rows, segments, tables, writer
 from logplex.store.journal import Journal
 from logplex.store.reading import Reader
 from logplex.store.segments import Segments
@@ -44,7 +44,7 @@ class Store:
             lines.append((self.next_id, channel, first, len(each), 1000, int(form), first, b"page", data))
             self.heads[channel] = first + len(each)
             self.next_id += 1
-        self.writer.append(self.connection, tables.Rows(lines, [], [], [], b""))
+        self.writer.append(self.connection, rows.Rows(lines, [], [], [], b""))
 
     def read(self, channel: int, cursor: int, end: int, max_bytes: int) -> list[tuple[int, bytes]]:
         """Lines by position, as a reader gets them by and by."""
@@ -146,7 +146,7 @@ LINES = st.lists(
     st.tuples(
         st.integers(1, 3),
         st.integers(1, 4),
-        st.sampled_from([Form.RAW, Form.SYSLOG, Form.HTTP, Form.SYSLOG | tables.TAILS_ONLY]),
+        st.sampled_from([Form.RAW, Form.SYSLOG, Form.HTTP, Form.SYSLOG | rows.TAILS_ONLY]),
         st.integers(1, 2000),
         st.booleans(),
         st.booleans(),
@@ -157,7 +157,7 @@ LINES = st.lists(
 
 @given(made=LINES)
 def test_joined_rows_say_what_the_single_ones_said(made: list[tuple[int, int, int, int, bool, bool]]) -> None:
-    lines: list[tables.Line] = []
+    lines: list[rows.Line] = []
     heads: dict[int, int] = {}
     for row_id, (channel, count, form, size, inline, gap) in enumerate(made, 1):
         first = heads.get(channel, 0) + gap
@@ -165,7 +165,7 @@ def test_joined_rows_say_what_the_single_ones_said(made: list[tuple[int, int, in
         data = b"9 <1>1 T %b " % HOLE + bytes([row_id]) * size if inline else None
         size = len(data) if data is not None else size
         lines.append((row_id, channel, first, count, row_id, int(form), row_id, b"p", int(not inline), 0, size, data))
-    found = tables.joined(lines)
+    found = rows.joined(lines)
     assert [line[0] for line in found] == sorted({line[0] for line in found})
     rest = list(lines)
     for row_id, channel, first, count, at, form, total, page, segment, start, size, data in found:
@@ -181,7 +181,7 @@ def test_joined_rows_say_what_the_single_ones_said(made: list[tuple[int, int, in
         assert form != Form.RAW
         assert {line[5] for line in parts} == {form}
         assert data == b"".join(line[11] or b"" for line in parts)
-        assert size == len(data) == sum(line[10] for line in parts) <= tables.JOINED_BYTES
+        assert size == len(data) == sum(line[10] for line in parts) <= rows.JOINED_BYTES
     assert not rest
 
 
