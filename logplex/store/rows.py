@@ -19,7 +19,7 @@ Line = tuple[int, int, int, int, int, int, int, bytes | None, int, int, int, byt
 class Rows(NamedTuple):
     """One group, ready to be written."""
 
-    lines: list[tuple[int, int, int, int, int, int, int, bytes | None, bytes]]  # id … page, and the batch
+    lines: list[Line]  # with their batches in them
     places: list[tuple[int, int, int, int, bytes]]
     state: list[tuple[int, int, bytes]]
     forgotten: list[int]  # drains whose cursor goes
@@ -37,9 +37,11 @@ class Record(NamedTuple):
     at: float  # wall clock
 
 
-def form_number(batch: Batch) -> int:
-    """How `lines.form` holds a batch's form and audience."""
-    return batch.form | TAILS_ONLY if batch.tails_only else int(batch.form)
+def as_line(row_id: int, channel_id: int, batch: Batch, total: int, page: bytes | None) -> Line:
+    """The row of a batch that is in it; `total` bytes were written of its channel ever, `page` is the ledger's."""
+    form = batch.form | TAILS_ONLY if batch.tails_only else int(batch.form)
+    data = batch.data
+    return (row_id, channel_id, batch.first, batch.count, batch.at, form, total, page, 0, 0, len(data), data)
 
 
 def joined(lines: list[Line]) -> list[Line]:
@@ -48,38 +50,53 @@ def joined(lines: list[Line]) -> list[Line]:
     Those with a sender's own text for a time stay: it may have to be replaced by the time at which they came.
     """
     found: list[Line] = []
-    open_: dict[int, list[Line]] = {}  # channel → batches that will be one
+    runs: dict[int, _Run] = {}  # by channel
     for line in lines:
-        run = open_.get(line[1])
-        if run is not None and not _goes_on(run, line):
-            found.append(_one(run))
-            run = None
-        if line[11] is None or (line[5] & ~TAILS_ONLY) == Form.RAW:
-            open_.pop(line[1], None)
+        run = runs.get(line[1])
+        if run is not None:
+            if run.takes(line):
+                continue
+            found.append(run.line())
+        data = line[11]
+        if data is None or (line[5] & ~TAILS_ONLY) == Form.RAW:
+            runs.pop(line[1], None)
             found.append(line)
-        elif run is not None:
-            run.append(line)
         else:
-            open_[line[1]] = [line]
-    found += [_one(run) for run in open_.values()]
+            runs[line[1]] = _Run(line, data)
+    found += [run.line() for run in runs.values()]
     found.sort(key=itemgetter(0))
     return found
 
 
-def _goes_on(run: list[Line], line: Line) -> bool:
-    """Whether the line's batch can be joined to those before it."""
-    last = run[-1]
-    if line[11] is None or last[11] is None or last[5] != line[5] or last[2] + last[3] != line[2]:
-        return False
-    if (line[5] & ~TAILS_ONLY) == Form.SYSLOG and host_of(line[11]) != host_of(last[11]):
-        return False
-    return sum(each[10] for each in run) + line[10] <= JOINED_BYTES
+class _Run:
+    """Batches that will be one row."""
 
+    __slots__ = ("_end", "_first", "_form", "_host", "_last", "_parts", "_size")
 
-def _one(run: list[Line]) -> Line:
-    if len(run) == 1:
-        return run[0]
-    last = run[-1]
-    first, end = run[0][2], last[2] + last[3]
-    data = b"".join([each[11] for each in run if each[11] is not None])
-    return (last[0], last[1], first, end - first, *last[4:10], len(data), data)
+    def __init__(self, line: Line, data: bytes) -> None:
+        self._first = self._last = line
+        self._end = line[2] + line[3]
+        self._form = line[5]
+        self._host = host_of(data) if (self._form & ~TAILS_ONLY) == Form.SYSLOG else b""
+        self._parts = [data]
+        self._size = line[10]
+
+    def takes(self, line: Line) -> bool:
+        """Add a batch, if it goes on where the others end and is like them."""
+        data = line[11]
+        if data is None or line[2] != self._end or line[5] != self._form or self._size + line[10] > JOINED_BYTES:
+            return False
+        if self._host and host_of(data) != self._host:
+            return False
+        self._last = line
+        self._end += line[3]
+        self._parts.append(data)
+        self._size += line[10]
+        return True
+
+    def line(self) -> Line:
+        """All of them as a row."""
+        if len(self._parts) == 1:
+            return self._first
+        last, first = self._last, self._first[2]
+        return (*last[:2], first, self._end - first, *last[4:10], self._size, b"".join(self._parts))

@@ -32,7 +32,7 @@ from . import forget, reading, tables
 from .checkpoints import Checkpoints, checkpoint, sync_all
 from .directory import DataDirectory
 from .reserve import Reserve
-from .rows import Rows, form_number
+from .rows import Rows, as_line
 from .sqlite import DatabaseThread
 from .writer import Writer
 
@@ -231,8 +231,7 @@ class Spool:
             if last[number] is batch:
                 row = channel.page.to_row(written=written.get(number, 0), healed=healed.get(number, 0))
                 page = msgpack.packb(row)
-            form = form_number(batch)
-            lines.append((self.next_id, number, batch.first, batch.count, batch.at, form, total, page, batch.data))
+            lines.append(as_line(self.next_id, number, batch, total, page))
             self.next_id += 1
         return Rows(lines, self._place_rows(work, last), *self._state_rows(work)), totals
 

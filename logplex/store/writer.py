@@ -23,7 +23,7 @@ from . import journal as journals
 from . import tables
 from .journal import Journal
 from .rows import Line, Record, Rows
-from .segments import INLINE_BYTES, Segments, Spot, damaged
+from .segments import INLINE_BYTES, Segments, damaged
 
 ROUND_SECONDS = 1.0
 ROUND_BYTES = 16 * 1024 * 1024
@@ -77,7 +77,7 @@ class Writer:
         except BaseException:
             self._failed = True
             raise
-        if any(line[11] is None for line in record.lines):
+        if record.lines is not rows.lines:
             self.segments.committed()
         self._add(record)
         return taken_in
@@ -118,13 +118,11 @@ class Writer:
 
     def _stored(self, rows: Rows) -> Record:
         """The group with its larger batches in a segment."""
-        large = [data for *_, data in rows.lines if len(data) > INLINE_BYTES]
-        spots = iter(self.segments.write(large) if large else ())
-        lines: list[Line] = []
-        for line in rows.lines:
-            data = line[8]
-            spot, inline = (next(spots), None) if len(data) > INLINE_BYTES else (Spot(0, 0, len(data)), data)
-            lines.append((*line[:8], *spot, inline))
+        lines = rows.lines
+        large = [line[11] for line in lines if line[10] > INLINE_BYTES and line[11] is not None]
+        if large:
+            spots = iter(self.segments.write(large))
+            lines = [line if line[10] <= INLINE_BYTES else (*line[:8], *next(spots), None) for line in lines]
         return Record(lines, rows.places, rows.state, rows.forgotten, rows.ids, time.time())
 
     def _add(self, record: Record) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from logplex.batch import Form, raw_frame
+from logplex.batch import Batch, Form, raw_frame
 from logplex.config import MIB
 from logplex.errors import StoreError
 from logplex.store import cleaning, forget, journal, rows, segments, tables
@@ -42,7 +42,7 @@ class Disk:
     def append(self, channel: int, first: int, size: int = 1100) -> bytes:
         """One row of one line; returns the batch."""
         data = raw_frame(13, b"T", b"app", b"web.1", b"%d.%d." % (channel, first) + b"x" * size)
-        row = (self.next_id, channel, first, 1, 1000 + first, int(Form.RAW), first, None, data)
+        row = rows.as_line(self.next_id, channel, Batch(first, 1, 1000 + first, Form.RAW, data), first, None)
         self.writer.append(self.connection, rows.Rows([row], [], [], [], b""))
         self.writer.settle(self.connection)
         self.next_id += 1

@@ -41,7 +41,9 @@ class Store:
         for channel, each in batches:
             first = self.heads.get(channel, 0)
             data = b"".join(_frame(text, form, host) for text in each)
-            lines.append((self.next_id, channel, first, len(each), 1000, int(form), first, b"page", data))
+            lines.append(
+                rows.as_line(self.next_id, channel, Batch(first, len(each), 1000, form, data), first, b"page")
+            )
             self.heads[channel] = first + len(each)
             self.next_id += 1
         self.writer.append(self.connection, rows.Rows(lines, [], [], [], b""))
