@@ -8,7 +8,8 @@ import pytest
 
 from .journal import Answer, Connection, Delivery, End, Event, History, Journal, Run, Sent, Stream
 from .lines import Line, Name, line
-from .oracle import judge
+from .oracle import _see_all, _walk, judge
+from .timeline import Timeline
 
 EPOCH = "00000000000000aa"
 COUNT = 30
@@ -292,6 +293,17 @@ def test_what_a_receiver_threw_away_itself_is_not_the_servers_loss() -> None:
     journal.connections[0].end = End.RESET
     del journal.connections[0].lines[10:]
     assert judge(journal) == []
+
+
+def test_what_a_connection_had_that_was_never_read_stood_before_what_came_next() -> None:
+    """Also where another epoch has numbered other lines so, which were read."""
+    journal = sound()
+    journal.connections.insert(1, Connection("tcp", 11.1, [], 11.15, End.RESET))
+    timeline = Timeline("shop", journal, [])
+    _see_all(journal, timeline)
+    assert _walk(journal, "tcp", timeline).excused == set(range(15))
+    journal.connections[1].end = End.SERVER
+    assert _walk(journal, "tcp", timeline).excused == set()
 
 
 def test_a_crash_with_lines_in_memory_may_change_the_epoch() -> None:
