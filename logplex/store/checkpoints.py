@@ -5,8 +5,9 @@
 * The log begins again at its start once all of it is in the database and nobody reads it. Under steady writing that
   moment never comes by itself: above `LOG_BYTES` the writing thread does the last, small part.
 * So the log, which a start after a crash has to read, stays within about twice `LOG_BYTES`.
-* While anything is written it is all synced every `SYNC_SECONDS`: segments first, then the database notes up to which
-  row, then a checkpoint syncs that. A loss of power takes what is behind it, no more.
+* While anything is written it is all synced every `SYNC_SECONDS`: the tables take in what the journal has, segments
+  are synced, the database notes up to which row, a checkpoint syncs that. A loss of power takes what is behind it.
+* Segments are also synced when `SYNC_BYTES` have gathered, so that there is never much to be synced at once.
 """
 
 import sqlite3
@@ -31,7 +32,7 @@ _ROW_BYTES = PAGE_BYTES  # a channel's place in the index
 
 
 class Checkpoints:
-    """`wrote` after each commit, `run` beside them."""
+    """`wrote` when the tables took something in, `wrote_beside` after each commit, `run` beside them."""
 
     def __init__(self, path: Path, thread: DatabaseThread, writer: Writer) -> None:
         self._path = path

@@ -7,7 +7,8 @@ Rules (the state machine in tests/store/test_spool_model.py; tests/store/test_se
   is written over.
 * Segments with positive numbers take new lines, those with negative ones what cleaning.py has moved. Table `segments`
   says of each how long it is, how much of that rows still refer to, and which rows those may be.
-* A segment that no row refers to is deleted; files that the table does not know are deleted at the start.
+* A segment that no row refers to is deleted, unless the journal may. Files that the table does not know at the start,
+  when it has taken in the journal, are deleted.
 * Unless every commit is synced, `unsynced` names what a loss of power may take; checkpoints.py syncs and notes it.
 * The kernel is to keep the newest `CACHED_SEGMENTS` in its memory, where a drain that fell behind reads them, and no
   more: a log that runs through all the memory of a machine takes it from others, and pays for each new page.

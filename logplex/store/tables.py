@@ -7,6 +7,8 @@
 * `state`: small values by kind and number: the node's counters, each drain's cursor, closed pages.
 * `ids`: request ids, a row a group.
 
+What is committed comes from the journal, a round at once (`take_in`); until then it is not here (writer.py).
+
 Pages of 4 KiB: a transaction writes each page that it changes, and rows are small.
 """
 
