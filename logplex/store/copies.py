@@ -14,7 +14,8 @@ from pathlib import Path
 import structlog
 import trio
 
-from .schema import COPIES_NAME, FILE_NAME, newest_copy, sync
+from .disk import sync
+from .schema import COPIES_NAME, FILE_NAME, newest_copy
 
 COPY_SECONDS = 3600.0
 COPIES = 24

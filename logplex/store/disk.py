@@ -21,9 +21,9 @@ def write_all(descriptor: int, data: list[bytes], at: int) -> None:
                 buffers[0] = memoryview(buffers[0])[written:]
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk; raises OSError."""
-    with opened(folder) as file:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk; raises OSError."""
+    with opened(path) as file:
         os.fsync(file)
 
 

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .disk import sync_folder, write_all
+from .disk import sync, write_all
 
 FILE_NAME = "journal"
 KEY_BYTES = 16
@@ -51,7 +51,7 @@ class Journal:
         made = not self.exists
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         if made and self._fsync:
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
 
     def close(self) -> None:
         """Close the file."""

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from ..errors import SetupError
+from .disk import sync
 
 FILE_NAME = "config.db"
 COPIES_NAME = "config-copies"
@@ -107,15 +108,6 @@ def connect(directory: Path) -> sqlite3.Connection:
 def newest_copy(directory: Path) -> Path | None:
     """The newest hourly copy of the config, or None."""
     return max((directory / COPIES_NAME).glob("config-*.db"), default=None)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a directory, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check(db: sqlite3.Connection) -> None:

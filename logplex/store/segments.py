@@ -149,7 +149,7 @@ class Segments:
             number = opened.number + (-1 if keep else 1)
             opened.begin(self.path(number), number)
             if self._fsync or keep:
-                disk.sync_folder(self.folder)
+                disk.sync(self.folder)
         spots = []
         at = opened.end
         for each in data:
@@ -237,7 +237,7 @@ class Segments:
         """
         for number in numbers:
             self._with_file(number, os.fdatasync)
-        disk.sync_folder(self.folder)
+        disk.sync(self.folder)
         self._cached.update(numbers)
         newest = self._new.number
         for number in [number for number in self._cached if number <= newest - CACHED_SEGMENTS]:

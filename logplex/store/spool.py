@@ -96,8 +96,9 @@ class Spool:
         rows, totals = self._rows(work)
 
         def written(result: outcome.Outcome[int]) -> None:
-            if isinstance(result, outcome.Error) and isinstance(result.error, StoreError):
-                self.thread.submit(self._help, partial(helped, result.error), result.error)
+            error = _store_error(result)
+            if error is not None:
+                self.thread.submit(self._help, partial(helped, error), error)
                 return
             self._took_in(result)
             self._totals.update(totals)
@@ -109,7 +110,7 @@ class Spool:
                 self.thread.submit(self._writer.settle, self._took_in)
 
         def helped(error: StoreError, result: outcome.Outcome[None]) -> None:
-            if not (isinstance(result, outcome.Error) and isinstance(result.error, StoreError)):
+            if _store_error(result) is None:
                 result.unwrap()  # only a disk that is no better may go unmentioned
             if is_full(error):
                 self.full.set()
@@ -127,7 +128,7 @@ class Spool:
 
     def _took_in(self, result: outcome.Outcome[int]) -> None:
         """The tables took in so many rows; what they could not, the next commit runs into."""
-        if not (isinstance(result, outcome.Error) and isinstance(result.error, StoreError)):
+        if _store_error(result) is None:
             self.checkpoints.wrote(result.unwrap())
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
@@ -263,3 +264,8 @@ class Spool:
         if is_full(error) and self.reserve.give_up():
             log.error("disk_full", given_up=str(self.reserve.path))
             checkpoint(connection)
+
+
+def _store_error(result: outcome.Outcome[Any]) -> StoreError | None:
+    """What the store could not do, if that is what came of it."""
+    return result.error if isinstance(result, outcome.Error) and isinstance(result.error, StoreError) else None

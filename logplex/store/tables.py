@@ -145,13 +145,11 @@ def begin_epoch(connection: sqlite3.Connection, proven: bool) -> Epoch:
     since = _meta(connection, Meta.SINCE)
     if since is None:
         since = msgpack.packb(time.time())
-        with Transaction(connection):
-            connection.execute(_SAVE + _VALUE, (Kind.META, Meta.SINCE, since))
+        _note(connection, Meta.SINCE, since)
     past = _past(connection)
     if not past or not proven:
         past = [*past, (secrets.token_bytes(16), last_id(connection))][-KEPT_EPOCHS:]
-        with Transaction(connection):
-            connection.execute(_SAVE + _VALUE, (Kind.META, Meta.EPOCHS, msgpack.packb(past)))
+        _note(connection, Meta.EPOCHS, msgpack.packb(past))
     return Epoch(past, msgpack.unpackb(since))
 
 
@@ -230,14 +228,12 @@ def round_key(connection: sqlite3.Connection) -> bytes | None:
 
 def note_round(connection: sqlite3.Connection, key: bytes) -> None:
     """The first round of a new file."""
-    with Transaction(connection):
-        connection.execute(_SAVE + _VALUE, (Kind.META, Meta.ROUND, key))
+    _note(connection, Meta.ROUND, key)
 
 
 def note_synced(connection: sqlite3.Connection, row_id: int) -> None:
     """Rows up to this one have their bytes on disk."""
-    with Transaction(connection):
-        connection.execute(_SAVE + _VALUE, (Kind.META, Meta.SYNCED, msgpack.packb(row_id)))
+    _note(connection, Meta.SYNCED, msgpack.packb(row_id))
 
 
 def forget_state(connection: sqlite3.Connection, kind: Kind, numbers: list[int]) -> None:
@@ -274,3 +270,8 @@ def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list
 def _meta(connection: sqlite3.Connection, number: Meta) -> bytes | None:
     row = connection.execute("SELECT value FROM state WHERE kind = ? AND number = ?", (Kind.META, number)).fetchone()
     return row[0] if row is not None else None
+
+
+def _note(connection: sqlite3.Connection, number: Meta, value: bytes) -> None:
+    with Transaction(connection):
+        connection.execute(_SAVE + _VALUE, (Kind.META, number, value))
