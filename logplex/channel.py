@@ -61,7 +61,7 @@ class History(Protocol):
 
 
 class NoHistory:
-    """What stands behind the rings when nothing is kept (`--durability none`): every start is a new epoch."""
+    """What stands behind the rings when nothing is kept (`--spool-bytes 0`): every start is a new epoch."""
 
     def __init__(self) -> None:
         self._epoch = secrets.token_bytes(16)

@@ -3,8 +3,9 @@
 Invariants (tests/test_commit.py, and the state machine in tests/store/test_spool_model.py):
 
 * Groups commit in the order in which they were filled; one is being written while the next fills.
-* Nobody sees a line, and no request is answered, before the commit of its group has returned; `durability none` has
-  no spool and shows at once.
+* Nobody sees a line, and no request is answered, before the commit of its group has returned. With `durability none`
+  a flush shows at once what is in the group; it is written behind (behind.py), within `group_seconds` or when
+  `BEHIND_BYTES` have gathered. Without a spool it is not written at all.
 * A group that somebody waits for is written as soon as the one before is on disk; others after `QUICK_SECONDS`, those
   of many channels later (a row costs as much as many lines), all within `group_seconds`. Cursors and counters that
   change without lines are written within `SAVE_SECONDS`.
@@ -26,6 +27,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from .behind import Behind
 from .catchup import CatchUp, ClosedPage, Work
 from .dedupe import First
 from .errors import StoreError
@@ -39,6 +41,7 @@ RETRY_SECONDS = 1.0  # between tries of a failing store
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
 NOTE_SECONDS = 0.5  # a disk that hangs may hang the note too
 CLOSED_PAGES = 1000  # that are shown
+BEHIND_BYTES = 1024 * 1024  # shown before they are written: no more than caches hold
 INLINE_BYTES = 4 * 1024 * 1024  # what is missing in the spool when the last step of healing may hold a group
 
 
@@ -53,11 +56,11 @@ class Spool(Protocol):
 
 
 class _Write:
-    """One transaction on its way; with a group, unless it only catches up."""
+    """One transaction on its way; with a group or what was shown before, unless it only catches up."""
 
-    def __init__(self, work: Work, group: Group | None = None, sealed: list[Sealed] | None = None) -> None:
+    def __init__(self, work: Work, source: Group | Behind | None = None, sealed: list[Sealed] | None = None) -> None:
         self.work = work
-        self.group = group
+        self.source = source
         self.sealed = sealed or []
         self.done = trio.Event()
         self.error: StoreError | None = None
@@ -83,10 +86,12 @@ class Committer:
         timeout_seconds: float,
         max_uncommitted_bytes: int,
         refuse_when_degraded: bool = False,
+        show_at_once: bool = False,
     ) -> None:
+        refuse = refuse_when_degraded and not show_at_once
         self.current = Group()
         self.max_uncommitted_bytes = max_uncommitted_bytes
-        self.hold_seconds = timeout_seconds if refuse_when_degraded else math.inf
+        self.hold_seconds = timeout_seconds if refuse else math.inf
         """How long a request is held at most; then it is `HELD`, which no shipper takes for an answer."""
         self.cursors: Callable[[], list[tuple[object, ...]]] = list
         self.node_row: Callable[[], dict[str, object]] = dict
@@ -97,7 +102,10 @@ class Committer:
         self._spool = spool
         self._group_seconds = group_seconds
         self._timeout_seconds = timeout_seconds
-        self._refuse = refuse_when_degraded
+        self._refuse = refuse
+        self._show_first = show_at_once or spool is None
+        self._behind = Behind()  # what the next transaction writes of it
+        self._on_its_way = Behind()  # and what this one does
         self._committing = False
         self._committing_bytes = 0
         self._finishing = False
@@ -118,27 +126,26 @@ class Committer:
     @property
     def uncommitted_bytes(self) -> int:
         """Bytes of lines that no commit has confirmed yet."""
-        return self.current.bytes + self._committing_bytes
+        return self.current.bytes + self._behind.bytes + self._committing_bytes
 
     @property
     def in_memory(self) -> bool:
-        """Whether lines that were shown may be in memory only."""
-        return self.degraded_since is not None and not self._refuse
+        """Whether lines that were acknowledged are less durable than was promised."""
+        return self.degraded_since is not None and not self._refuse and not self._show_first
 
     def flush(self) -> None:
         """The inputs have nothing more for the moment: what is in the group may go."""
         group = self.current
         if not group:
             return
+        if self._show_first:
+            self._show_at_once(group)
         if self._spool is None:
-            self.current = Group()
-            self._show(group.seal(_now_ms()), stored=False)
-            self._settle(group, Outcome.DONE)
             return
         if not self._filled.is_set():
             self._began = trio.current_time()
             self._filled.set()
-        if group.waiting:
+        if self.current.waiting:
             self._urgent.set()
             return
         try:
@@ -148,6 +155,21 @@ class Committer:
                 self._begin()
         except Exception as exc:  # noqa: BLE001 - not the fault of the input that has called
             self._failure = exc
+
+    def _show_at_once(self, group: Group) -> None:
+        self.current = Group()
+        sealed = group.seal(_now_ms())
+        self._show(sealed, stored=False)
+        if self._spool is not None:
+            self._behind.add(group, sealed)
+        self._settle(group, Outcome.DONE)
+
+    async def written(self, channel_id: int, end: int) -> None:
+        """Wait for what was shown of a channel before `end`, and not written yet, unless the store fails."""
+        while self.degraded_since is None and (
+            self._on_its_way.reaches(channel_id, end) or self._behind.reaches(channel_id, end)
+        ):
+            await self._room.wait()
 
     async def room(self) -> None:
         """Wait while too much is uncommitted; the input that waits is not read."""
@@ -178,9 +200,9 @@ class Committer:
                 continue
             with trio.move_on_after(SAVE_SECONDS):
                 await self._filled.wait()
-            if self.current and not self.current.waiting and self._flight is None:
+            if self._is_filled and not self.current.waiting and self._flight is None:
                 await self._fill()
-            if self._flight is None and not self._finishing and (self.current or self._has_something_due()):
+            if self._flight is None and not self._finishing and (self._is_filled or self._has_something_due()):
                 if self.degraded_since is None:
                     self._begin()
                 else:
@@ -192,7 +214,13 @@ class Committer:
             with trio.move_on_at(self._began + self._fill_seconds()):
                 await self._urgent.wait()
 
+    @property
+    def _is_filled(self) -> bool:
+        return bool(self._behind if self._show_first else self.current)
+
     def _fill_seconds(self) -> float:
+        if self._behind:
+            return 0.0 if self._behind.bytes >= BEHIND_BYTES else self._group_seconds
         return min(max(QUICK_SECONDS, CHANNEL_SECONDS * len(self.current)), self._group_seconds)
 
     def _is_ripe(self) -> bool:
@@ -203,18 +231,24 @@ class Committer:
 
     def _begin(self) -> None:
         """Seal the current group, and send it to the store."""
-        group, sealed = self._seal()
-        write = self._flight = _Write(self._work(sealed, group), group, sealed)
+        write = self._flight = self._seal()
+        write.work = self._work(write)
         self._start(write)
 
-    def _seal(self) -> tuple[Group, list[Sealed]]:
-        group = self.current
-        self.current = Group()
+    def _seal(self) -> _Write:
+        """What is to be written next; its transaction is still empty."""
         self._filled = trio.Event()
         self._urgent = trio.Event()
         self._committing = True
+        if self._show_first:
+            behind = self._on_its_way = self._behind
+            self._behind = Behind()
+            self._committing_bytes = behind.bytes
+            return _Write(Work(), behind, behind.sealed)
+        group = self.current
+        self.current = Group()
         self._committing_bytes = group.bytes
-        return group, group.seal(_now_ms())
+        return _Write(Work(), group, group.seal(_now_ms()))
 
     def _start(self, write: _Write) -> None:
         assert self._spool is not None
@@ -234,19 +268,20 @@ class Committer:
         self._flight = None
         self._shown_and_stored(write)
         self._end_commit()
-        if self.current and self._is_ripe():
+        if self._is_filled and self._is_ripe():
             self._begin()
 
     def _shown_and_stored(self, write: _Write) -> None:
-        assert write.group is not None
         self._due.stored(write.work)
         self._count_stored(write.work, write.work.healed)
-        self._show(write.sealed, stored=True)
-        self._settle(write.group, Outcome.DONE)
+        if isinstance(write.source, Group):
+            self._show(write.sealed, stored=True)
+            self._settle(write.source, Outcome.DONE)
 
     def _end_commit(self) -> None:
         self._committing = False
         self._committing_bytes = 0
+        self._on_its_way = Behind()
         room, self._room = self._room, trio.Event()
         room.set()
 
@@ -269,9 +304,12 @@ class Committer:
         if self._spool is None:
             self.flush()
             return
-        while self.current or self._committing:
-            self._filled.set()
-            self._urgent.set()
+        while self.current or self._behind or self._committing:
+            if self._show_first:
+                self.flush()
+            if not self._committing:
+                self._filled.set()
+                self._urgent.set()
             await self._room.wait()
         self._finishing = True  # what is begun from here on would not be waited for
         try:
@@ -295,14 +333,19 @@ class Committer:
         self._count_stored(work, work.healed)
 
     async def _commit_degraded(self) -> None:
-        group, sealed = self._seal()
+        write = self._seal()
         try:
-            if self._refuse or await self._can_heal():
-                write = _Write(self._work(sealed, group), group, sealed)
+            heals = self._refuse or await self._can_heal()
+            if self._show_first:  # the rings have it, also what came while we waited: write no line twice
+                for shown in (write, self._seal()):
+                    self._lacks(shown, self._work(shown, take=False))
+                write = _Write(Work())
+            if heals:
+                write.work = self._work(write)
                 await self._try(write)
                 await self._store(write)
             else:
-                self._show_from_memory(group, sealed, self._work(sealed, group, take=False))
+                self._lacks(write, self._work(write, take=False))
                 self._catch_up()
         finally:
             self._end_commit()
@@ -314,7 +357,6 @@ class Committer:
 
     async def _store(self, write: _Write) -> None:
         """Show a group whose write is late or has failed: when it is on disk, or as the degraded state has it."""
-        assert write.group is not None
         while True:
             if not write.done.is_set():
                 await self._degrade(f"a commit takes longer than {self._timeout_seconds:g} s")
@@ -322,7 +364,7 @@ class Committer:
                 await self._degrade(str(write.error))
             if self.degraded_since is not None and not self._refuse and not write.succeeded:
                 self._write = write
-                self._show_from_memory(write.group, write.sealed, None)
+                self._lacks(write, None)
                 return
             await write.done.wait()  # a hanging commit may still succeed: no line must be written twice
             if write.error is None:
@@ -330,16 +372,17 @@ class Committer:
                 await self._healed()
                 return
             await trio.sleep(RETRY_SECONDS)
-            write = _Write(write.work, write.group, write.sealed)
+            write = _Write(write.work, write.source, write.sealed)
             await self._try(write)
 
-    def _show_from_memory(self, group: Group, sealed: list[Sealed], work: Work | None) -> None:
+    def _lacks(self, write: _Write, work: Work | None) -> None:
         """Show lines that the spool lacks; `work` is what would have gone with them, if it is not on its way."""
         if work is not None:
             self._due.put_back(work)
-        self._due.shown(sealed)
-        self._show(sealed, stored=False)
-        self._settle(group, Outcome.MEMORY)
+        self._due.shown(write.sealed)
+        if isinstance(write.source, Group):
+            self._show(write.sealed, stored=False)
+            self._settle(write.source, Outcome.MEMORY)
 
     def _settle(self, group: Group, outcome: Outcome) -> None:
         """Tell who waits, and the input window, also for requests whose client is gone."""
@@ -347,21 +390,24 @@ class Committer:
             self.keep(first)
         group.settle(outcome)
 
-    def _work(
-        self, sealed: list[Sealed] | None = None, group: Group | None = None, *, take: bool = True, max_bytes: int = -1
-    ) -> Work:
-        """A transaction of a group, and of what is due unless `take` is false."""
+    def _work(self, write: _Write | None = None, *, take: bool = True, max_bytes: int = -1) -> Work:
+        """The transaction of a write, with what is due unless `take` is false."""
         work = Work(node=self.node_row())
-        for channel, batches in sealed or ():
-            work.batches += [(channel, batch) for batch in batches]
-        if group is not None:
-            if group.ids:
+        if write is not None and write.source is not None:
+            source = write.source
+            if isinstance(source, Behind):
+                work.batches = source.batches()
+            else:
+                work.batches = [(channel, batch) for channel, batches in write.sealed for batch in batches]
+            if source.ids:
                 wall = time.time()
-                work.ids = [first.row(wall) for first in group.ids]
-            work.pages = group.touched
+                work.ids = [first.row(wall) for first in source.ids]
+            work.pages = source.touched
         self._due.moved(self.cursors())
         if take:
             self._due.take(work, max_bytes if max_bytes >= 0 else None)
+        if self._show_first:
+            work.healed = len(work.batches)  # all of them have been shown
         return work
 
     def _has_something_due(self) -> bool:

@@ -46,7 +46,7 @@ class Settings:
 
     # What survives.
     durability: str = _setting(
-        "commit", "what a 204 survives: nothing, kill -9, power loss", choices=("none", "commit", "fsync")
+        "commit", "what a 204 survives: a clean stop, kill -9, power loss", choices=("none", "commit", "fsync")
     )
     when_degraded: str = _setting(
         "accept", "with a failing disk: serve from memory, or hold and close", choices=("accept", "refuse")
@@ -59,7 +59,7 @@ class Settings:
     history_lines: int = _setting(1500, "lines a channel keeps whatever others write (the original's number)")
     history_seconds: int = _setting(7 * 86400, "age at which lines are forgotten (a week, as Heroku)")
     channel_bytes: int = _setting(256 * MIB, "spool of one channel")
-    spool_bytes: int = _setting(10 * GIB, "spool of all channels; at most half the free space is taken")
+    spool_bytes: int = _setting(10 * GIB, "spool of all channels, at most half the free space; 0: none at all")
     ring_lines: int = _setting(65_536, "newest lines of a channel held in memory: what all inputs take in a few turns")
     ring_bytes: int = _setting(16 * MIB, "newest lines of a channel held in memory")
     rings_bytes: int = _setting(256 * MIB, "all rings together")
@@ -161,6 +161,8 @@ def _check(settings: Settings) -> None:
         raise SetupError("--tls-cert and --tls-key belong together: give both files")
     if (settings.https or settings.syslog_tls) and not settings.tls_cert:
         raise SetupError("--https and --syslog-tls need --tls-cert FILE and --tls-key FILE")
+    if not settings.spool_bytes and settings.durability != "none":
+        raise SetupError(f"--spool-bytes 0 needs --durability none: {settings.durability} promises to keep lines")
 
 
 def address(name: str, text: str) -> tuple[str, int]:

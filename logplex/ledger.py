@@ -24,7 +24,7 @@ class Page:
         self.received = 0  # messages taken for this channel, after splitting
         self.own = 0  # lines that we wrote into its stream
         self.stored = 0  # committed to the spool
-        self.memory = 0  # shown without the spool (durability none, or degraded)
+        self.memory = 0  # shown, and not in the spool: not yet (durability none), or degraded
         self.writing = 0  # in a group that is being committed
         self.dropped: Counter[str] = Counter()  # refused at the door, by reason
         self.shipper_dropped = 0  # what shippers say they dropped (Logplex-Drop-Count)

@@ -28,7 +28,8 @@ class Store:
         self.tries = 0
 
     def hold(self) -> None:
-        self.go_on = trio.Event()
+        if self.go_on.is_set():
+            self.go_on = trio.Event()
 
     def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
         self.tries += 1
@@ -57,7 +58,9 @@ class Store:
 class Scene:
     """A committer over a store, with one channel."""
 
-    def __init__(self, nursery: trio.Nursery, *, refuse: bool = False, ring_lines: int = 1000) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, *, refuse: bool = False, show_at_once: bool = False, ring_lines: int = 1000
+    ) -> None:
         self.store = Store()
         self.nursery = nursery
         self.channels = Channels(NoHistory(), ring_lines=ring_lines, ring_bytes=1 << 20, rings_bytes=1 << 30)
@@ -67,6 +70,7 @@ class Scene:
             timeout_seconds=TIMEOUT,
             max_uncommitted_bytes=100_000,
             refuse_when_degraded=refuse,
+            show_at_once=show_at_once,
         )
         self.notes: list[float | None] = []
 

@@ -149,8 +149,27 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_after_a_crash_of_a_server_without_durability_ids_point_at_nothing_old(make_server: MakeServer) -> None:
+def test_without_durability_lines_are_written_behind_and_a_clean_stop_keeps_all(make_server: MakeServer) -> None:
     server = make_server("--durability", "none").start()
+    token = server.create("shop")["app"]
+    for n in range(50):
+        assert post(server, token, body(f"line {n}"))[0] == 204
+    before = page(server, "shop")
+    server.stop()
+    server.start()
+    assert seen(server, "shop") == [f"line {n}" for n in range(50)]
+    after = page(server, "shop")
+    assert (after["epoch"], after["head"], after["stored"], after["memory"]) == (before["epoch"], 50, 50, 0)
+    server.kill()
+    server.start()
+    assert page(server, "shop")["epoch"] != before["epoch"], "nobody knows what the crash took"
+    assert seen(server, "shop") == [f"line {n}" for n in range(50)]
+    assert server.json("GET", "/v3/status")["lines_may_be_lost_since"]
+    assert balances(page(server, "shop"))
+
+
+def test_after_a_crash_of_a_server_without_a_spool_ids_point_at_nothing_old(make_server: MakeServer) -> None:
+    server = make_server("--durability", "none", "--spool-bytes", "0").start()
     token = server.create("shop")["app"]
     assert post(server, token, body("one"))[0] == 204
     first = page(server, "shop")["epoch"]

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("logplex", "drains")
 
-STREAMS = "router bodies streams routing group commit catchup registry tail rendering fanout sessions channel"
+STREAMS = "router bodies streams routing group commit behind catchup registry tail rendering fanout sessions channel"
 VALUES = "ring batch ledger framing message fastpath uniform fields filters dedupe printable log config errors"
 # From the top to the bottom; a package stands for all its modules.
 ROWS: tuple[frozenset[str], ...] = (

@@ -329,7 +329,7 @@ def test_what_is_no_url_of_a_drain_is_refused(server: Server, url: Any) -> None:
 
 
 def test_a_drain_that_lost_lines_is_told_so_first_with_the_exact_count(tmp_path: Path) -> None:
-    small = ("--durability", "none", "--ring-lines", "20", "--history-lines", "20")
+    small = ("--durability", "none", "--spool-bytes", "0", "--ring-lines", "20", "--history-lines", "20")
     with wire.running(tmp_path, *small) as world, wire.HttpReceiver() as receiver:
         server = world[0]
         send = Sender(world, "shop")

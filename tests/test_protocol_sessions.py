@@ -253,7 +253,7 @@ def test_a_tail_that_outlived_its_url_may_come_back_at_once_and_an_unread_sessio
 
 
 def test_a_slow_reader_is_told_exactly_what_it_missed(tmp_path: Path) -> None:
-    small = ("--durability", "none", "--ring-lines", "50", "--history-lines", "50")
+    small = ("--durability", "none", "--spool-bytes", "0", "--ring-lines", "50", "--history-lines", "50")
     with wire.running(tmp_path, *small) as (server, authority):
         server.inputs = Inputs(server, authority)  # type: ignore[attr-defined]
         app = App(server, "shop")

@@ -121,7 +121,10 @@ class _Node:
             timeout_seconds=settings.commit_timeout_seconds,
             max_uncommitted_bytes=settings.uncommitted_bytes,
             refuse_when_degraded=settings.when_degraded == "refuse",
+            show_at_once=settings.durability == "none",
         )
+        if spool is not None:
+            spool.written_up_to = self.committer.written
         self.window = Window(settings.duplicate_seconds, settings.duplicate_ids, on_shortened=_window_shortened)
         self.router = Router(
             tokens=registry,
@@ -185,9 +188,9 @@ async def _node(
         await registry.load()
         await ensure_admin(registry, directory, admin)
         spool: Spool | None = None
-        if settings.durability != "none":
+        if settings.spool_bytes:
             spool = await stack.enter_async_context(open_spool(directory, settings))
-        directory.begin_run(settings.durability)
+        directory.begin_run(settings.durability, keeps=spool is not None)
         yield _Node(settings, registry, spool, policy, directory)
 
 

@@ -4,7 +4,8 @@
 * `admin` (mode 0600) holds `ID:PASSWORD`, `http` the base URL of the running server: the other commands read them.
 * `run` says how the last server ran and how it ended. The spool is *proven* whole after a clean stop; after a crash
   while it committed (a kernel that went on running keeps what was written: compare the boot id), or after any end
-  under `fsync`. It is not after `none`, after a crash while degraded, and after a power loss at less than `fsync`.
+  under `fsync`. It is not after a crash of `none`, after a crash while degraded, after a power loss at less than
+  `fsync`, and after a run that had no spool.
 * A disk that takes no byte may still take a new name: `run` becomes `run.unproven` when it cannot be written.
 """
 
@@ -77,7 +78,9 @@ class DataDirectory:
             return True  # nothing was ever written here
         if (self.path / _UNPROVEN).exists():
             return False
-        if run.get("durability") not in ("commit", "fsync") or run.get("degraded_since") or run.get("damaged"):
+        if not run.get("keeps", True) or run.get("degraded_since") or run.get("damaged"):
+            return False
+        if run.get("durability") not in ("commit", "fsync") and not run.get("clean"):
             return False
         return _is_on_disk(run)
 
@@ -86,9 +89,11 @@ class DataDirectory:
         run = self.last_run()
         return bool(run) and not _is_on_disk(run)
 
-    def begin_run(self, durability: str) -> None:
-        """From now on a crash is a crash of this run."""
+    def begin_run(self, durability: str, *, keeps: bool = True) -> None:
+        """From now on a crash is a crash of this run, which has a spool if it `keeps` anything."""
         self._run = {"durability": durability, "boot": _boot_id(), "started": time.time(), "clean": False}
+        if not keeps:
+            self._run["keeps"] = False
         self._write_run()
 
     def note_degraded(self, since: float | None) -> None:

@@ -41,6 +41,10 @@ log = structlog.get_logger()
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+async def _all_is_written(_channel_id: int, _end: int) -> None:
+    return
+
+
 def error_code(exc: StoreError) -> int:
     """SQLite's code of what failed, 0 where it was something else."""
     code = getattr(exc.__cause__, "sqlite_errorcode", 0)
@@ -83,6 +87,8 @@ class Spool:
         self.reserve = Reserve(directory.path)
         self.segments = writer.segments
         self.checkpoints = Checkpoints(directory.path / "spool.db", thread, writer)
+        self.written_up_to: Callable[[int, int], Awaitable[None]] = _all_is_written
+        """(channel id, position): returns when all before it that is on its way to the spool has come to an end."""
         self._writer = writer
         self._files = reading.Reader(writer.segments.folder)
         self._reader = reader
@@ -133,11 +139,13 @@ class Spool:
 
     async def read(self, channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
         """Batches from `cursor` (or the first that is held behind it) up to `end`, ascending, without a gap."""
+        await self.written_up_to(channel_id, end)
         late = self._writer.late(channel_id)
         return await self._reader.run(self._files.read, channel_id, cursor, end, max_bytes, late)
 
     async def read_back(self, channel_id: int, end: int, max_bytes: int) -> list[Batch]:
         """The newest batches before `end`, ascending, without a gap."""
+        await self.written_up_to(channel_id, end)
         late = self._writer.late(channel_id)
         return await self._reader.run(self._files.read_back, channel_id, end, max_bytes, late)
 

@@ -119,6 +119,7 @@ class Journal:
     drains: dict[str, str] = field(default_factory=dict)  # drain → channel
     drain_ids: dict[str, int] = field(default_factory=dict)
     history_lines: int = 1500
+    promises: bool = True  # whether an acknowledgement says that more than memory has the lines
     sent: list[Sent] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)

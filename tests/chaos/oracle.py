@@ -14,7 +14,7 @@ Tested with planted violations (tests/chaos/test_oracle.py).
 
 from collections.abc import Iterable
 
-from .journal import Answer, Connection, Delivery, End, Journal, Run, Sent
+from .journal import Answer, Connection, Delivery, End, Journal, Sent
 from .lines import Line, Name, name_of, told
 from .timeline import Timeline
 from .views import check_histories, check_ledgers, check_tails
@@ -253,7 +253,7 @@ def _check_senders(journal: Journal, timeline: Timeline) -> None:
         if sent.channel != timeline.channel:
             continue
         names = [Name(sent.producer, number) for number in range(sent.first, sent.end)]
-        if _is_promised(journal.runs, sent):
+        if _is_promised(journal, sent):
             absent += [(name, sent) for name in names if not timeline.stays(name)]
         elif sent.stream:
             there = [index for index, name in enumerate(names) if name in timeline.places]
@@ -267,12 +267,14 @@ def _check_senders(journal: Journal, timeline: Timeline) -> None:
         )
 
 
-def _is_promised(runs: list[Run], sent: Sent) -> bool:
+def _is_promised(journal: Journal, sent: Sent) -> bool:
     """Whether it was accepted, and no crash came before it was on disk."""
-    at = sent.acknowledged
+    at, runs = sent.acknowledged, journal.runs
     if at is None or (sent.stream and any(at - STREAM_END_SECONDS <= run.ended <= at for run in runs)):
         return False  # its end may have been the server's
-    return sent.durable or not any(run.started <= at <= run.ended + 0.5 and run.in_memory for run in runs)
+    if sent.durable and journal.promises:
+        return True
+    return not any(run.started <= at <= run.ended + 0.5 and run.in_memory for run in runs)
 
 
 def _check_runs(journal: Journal, timeline: Timeline) -> None:

@@ -32,7 +32,8 @@ class Conditions(NamedTuple):
 def conditions(seed: int) -> Conditions:
     """Most runs are with the defaults."""
     chance = random.Random(f"conditions {seed}")
-    return Conditions(chance.choices(("commit", "fsync"), (4, 1))[0], chance.choices(("accept", "refuse"), (3, 1))[0])
+    durability = chance.choices(("commit", "fsync", "none"), (4, 1, 1))[0]
+    return Conditions(durability, chance.choices(("accept", "refuse"), (3, 1))[0])
 
 
 def plan(seed: int, seconds: float, http_drains: list[str], syslog_drains: list[str]) -> list[Step]:

@@ -312,3 +312,14 @@ def test_a_crash_with_lines_in_memory_may_change_the_epoch() -> None:
     journal.runs[1].places["shop"] = ("00000000000000bb", 20)
     journal.deliveries[-1] = replace(post(20, COUNT, 14.0), epoch="00000000000000bb")
     assert judge(journal) == []
+
+
+def test_without_a_promise_a_crash_may_take_what_was_acknowledged_and_a_stop_may_not() -> None:
+    journal = sound()
+    journal.promises = False
+    lose_what_was_acknowledged(journal)
+    faults = judge(journal)
+    assert len(faults) == 1
+    assert "accepted lines are nowhere" in faults[0]
+    journal.runs[0].in_memory = True
+    assert judge(journal) == []

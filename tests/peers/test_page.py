@@ -243,7 +243,7 @@ def test_a_permalink_shows_its_line_among_its_neighbours_and_goes_on_from_there(
 
 
 def test_what_is_gone_is_told_in_its_place(page: Browser, make_server: Callable[..., Server]) -> None:
-    server = make_server("--durability", "none", "--ring-lines", "50").start()
+    server = make_server("--durability", "none", "--spool-bytes", "0", "--ring-lines", "50").start()
     token = server.create("shop")["app"]
     post(server, token, [f"line {n}" for n in range(300)])
     ledger = server.json("GET", "/v3/channels/shop/ledger")

@@ -62,7 +62,9 @@ def run(path: Path, durability: str, *notes: tuple[str, object], clean: bool = F
         ("commit", [("degraded", 1.0), ("degraded", None)], False, True),
         ("fsync", [("degraded", 1.0)], False, False),
         ("commit", [("damaged", True)], True, False),
-        ("none", [], True, False),
+        ("none", [], True, True),  # it was written behind, to the end
+        ("none", [], False, False),
+        ("none", [("degraded", 1.0)], True, False),
     ],
 )
 def test_the_spool_is_proven_whole_only_after_an_end_that_lost_nothing(
