@@ -18,7 +18,7 @@ import trio
 
 from ..errors import StoreError
 from .sqlite import DatabaseThread
-from .tables import LOCK_SECONDS, PAGE_BYTES, note_synced
+from .tables import LOCK_SECONDS, PAGE_BYTES, note_synced, synced
 from .writer import Writer
 
 log = structlog.get_logger()
@@ -102,7 +102,7 @@ async def sync_all(thread: DatabaseThread, writer: Writer) -> None:
     def sync(connection: sqlite3.Connection) -> None:
         writer.settle(connection)
         numbers, last_id = writer.segments.take_unsynced()
-        if numbers:
+        if numbers or last_id > synced(connection):
             writer.segments.sync(numbers)
             note_synced(connection, last_id)
         checkpoint(connection)

@@ -350,3 +350,21 @@ async def test_what_was_synced_before_the_tables_knew_it_is_noted_later(
             while not noted or noted[-1] < 3:  # noqa: ASYNC110 - threads of their own
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_clean_stop_notes_what_was_synced_before_the_tables_knew_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as node:
+        await node.write(1, b"line", size=5000)
+        segments = node.spool.segments
+
+        def sync_by_bytes(connection: sqlite3.Connection) -> None:
+            numbers, last_id = segments.take_unsynced()
+            segments.sync(numbers)
+            tables.note_synced(connection, last_id)
+            assert numbers
+            assert tables.synced(connection) < 1
+
+        await node.spool.thread.run(sync_by_bytes)
+        await node.finish()
+        await node.spool.sync()
+        assert await node.spool.thread.run(tables.synced) == 1
