@@ -4,11 +4,12 @@ from collections.abc import Collection
 
 from logplex.batch import Line
 from logplex.channel import Channel, Channels, History, NoHistory
-from logplex.commit import Committer, Spool
+from logplex.commit import Committer
 from logplex.dedupe import Window
 from logplex.ledger import Ledger
 from logplex.registry.records import ChannelRecord, Principal, Token
 from logplex.router import Router
+from logplex.writes import Spool
 
 EVERYONE = Principal("credential", "shipper", may_write_any=True)
 
@@ -40,7 +41,7 @@ class Core:
         self.committer = Committer(spool, group_seconds=0.02, timeout_seconds=3, max_uncommitted_bytes=64 << 20)
         self.ledger = Ledger()
         self.window = Window(300, 1000)
-        self.committer.keep = self.window.keep
+        self.committer.writes.keep = self.window.keep
         self.router = Router(
             tokens=self.tokens,
             channels=self.channels,

@@ -10,9 +10,10 @@ from trio.testing import MockClock
 
 from logplex.batch import HOLE, Batch, Form
 from logplex.behind import joined
-from logplex.commit import BEHIND_BYTES, RETRY_SECONDS
+from logplex.commit import BEHIND_BYTES
 from logplex.errors import StoreError
 from logplex.group import MAX_BATCH_BYTES, Outcome
+from logplex.trouble import RETRY_SECONDS
 
 from .test_commit import TIMEOUT, Scene
 
@@ -93,7 +94,7 @@ async def test_a_failing_store_changes_no_answer_and_healing_writes_what_it_miss
     for _ in range(3):
         assert await scene.write() is Outcome.DONE, "nothing was promised"
         await trio.sleep(0.1)
-    assert scene.committer.degraded_reason == "disk I/O error"
+    assert scene.committer.trouble.reason == "disk I/O error"
     assert scene.notes == [scene.committer.degraded_since]
     assert not scene.committer.in_memory
     scene.store.error = None

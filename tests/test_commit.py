@@ -8,9 +8,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from logplex.catchup import Work
 from logplex.channel import Channel, Channels, NoHistory
-from logplex.commit import INLINE_BYTES, NOTE_SECONDS, RETRY_SECONDS, SAVE_SECONDS, Committer
+from logplex.commit import SAVE_SECONDS, Committer
 from logplex.errors import StoreError
 from logplex.group import Outcome
+from logplex.trouble import INLINE_BYTES, NOTE_SECONDS, RETRY_SECONDS
 
 from .core import EVERYONE, Core
 
@@ -77,7 +78,7 @@ class Scene:
         async def note(since: float | None) -> None:
             self.notes.append(since)
 
-        self.committer.note_degraded = note
+        self.committer.trouble.note = note
         self.channel: Channel
 
     async def start(self) -> None:
@@ -162,7 +163,7 @@ async def test_a_group_that_nobody_waits_for_is_written_within_group_seconds(
 
 async def test_cursors_that_move_without_lines_are_saved_soon(scene: Scene, autojump_clock: MockClock) -> None:
     moved = [[(7, "state")]]
-    scene.committer.cursors = lambda: list(moved.pop()) if moved else []
+    scene.committer.writes.cursors = lambda: list(moved.pop()) if moved else []
     await trio.sleep(2 * SAVE_SECONDS)
     assert [work.cursors for work in scene.store.works if work.cursors] == [{7: (7, "state")}]
     tries = scene.store.tries
@@ -178,7 +179,7 @@ async def test_a_failing_store_means_lines_from_memory_and_healing_writes_them(
     assert await scene.write(b"during") is Outcome.MEMORY
     assert await scene.write(b"also during") is Outcome.MEMORY
     assert scene.committer.degraded_since is not None
-    assert scene.committer.degraded_reason == "disk I/O error"
+    assert scene.committer.trouble.reason == "disk I/O error"
     assert scene.notes == [scene.committer.degraded_since], "it is noted before anything is shown"
     assert (scene.channel.head, scene.channel.page.memory) == (3, 2)
     assert scene.balances()
@@ -251,7 +252,7 @@ async def test_what_a_failed_transaction_carried_goes_with_a_later_one(
 ) -> None:
     scene.store.error = StoreError("disk I/O error")
     moved = [[(7, "old")], [(7, "new"), (8, "other")]]
-    scene.committer.cursors = lambda: moved.pop(0) if moved else []
+    scene.committer.writes.cursors = lambda: moved.pop(0) if moved else []
     scene.committer.close_page({"of": None, "channel": "gone"})
     await scene.write()
     await scene.write()
@@ -291,7 +292,7 @@ async def test_who_waits_too_long_for_a_refusing_store_is_told_that_it_is_held(
     store = Store()
     core = Core(spool=store)
     core.committer.hold_seconds = TIMEOUT
-    core.committer._refuse = True
+    core.committer.trouble.refuse = True
     token = core.add_token(1)
     await nursery.start(core.committer.run)
     frame = b"<13>1 2026-01-01T00:00:00Z h %b web.1 - - hello\n" % token.id.encode()
@@ -320,7 +321,7 @@ async def test_inputs_wait_while_too_much_is_uncommitted(scene: Scene, autojump_
 async def test_a_clean_stop_writes_what_is_there_and_the_last_cursors(scene: Scene, autojump_clock: MockClock) -> None:
     scene.put()
     scene.committer.flush()
-    scene.committer.cursors = lambda: [(7, "last")]
+    scene.committer.writes.cursors = lambda: [(7, "last")]
     await scene.committer.finish()
     assert scene.store.positions(scene.channel) == [0]
     assert scene.store.works[-1].cursors == {7: (7, "last")}

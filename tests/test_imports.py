@@ -19,7 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("logplex", "drains")
 
-STREAMS = "router bodies streams routing group commit behind catchup registry tail rendering fanout sessions channel"
+COMMIT = "commit trouble writes behind catchup"
+STREAMS = f"router bodies streams routing group {COMMIT} registry tail rendering fanout sessions channel"
 VALUES = "ring batch ledger framing message fastpath uniform fields filters dedupe printable log config errors"
 # From the top to the bottom; a package stands for all its modules.
 ROWS: tuple[frozenset[str], ...] = (

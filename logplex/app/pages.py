@@ -63,7 +63,7 @@ class Pages:
         """Of drains of a channel that were deleted, or of channels that were."""
         return [
             {**{name: value for name, value in row.items() if name != "of"}, "closed_at": _time(number / 1e9)}
-            for number, row in self._committer.closed
+            for number, row in self._committer.writes.closed
             if row["of"] == channel_id
         ]
 

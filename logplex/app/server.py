@@ -147,10 +147,10 @@ class _Node:
         )
         self.drains = RunningDrains(self.deliveries, self.active, registry, policy, self.committer.close_page)
         self.notes = DegradedNotes(directory)
-        self.committer.note_degraded = self.notes.note
-        self.committer.keep = self.window.keep
-        self.committer.cursors = lambda: [state.to_row() for state in self.deliveries.dirty()]
-        self.committer.node_row = self.ledger.to_row
+        self.committer.trouble.note = self.notes.note
+        self.committer.writes.keep = self.window.keep
+        self.committer.writes.cursors = lambda: [state.to_row() for state in self.deliveries.dirty()]
+        self.committer.writes.node_row = self.ledger.to_row
         self.channels.on_new = self._channel_came
         registry.use_channels(lambda channel_id: self.channels.get(channel_id) is not None)
 
@@ -160,7 +160,7 @@ class _Node:
         detail: dict[str, object] = {"channels": len(self.channels), "tails": len(self.tails)}
         detail |= {"drains": len(self.deliveries), "uncommitted_bytes": self.committer.uncommitted_bytes}
         if degraded is not None:
-            detail |= {"degraded_since": degraded, "degraded_reason": self.committer.degraded_reason}
+            detail |= {"degraded_since": degraded, "degraded_reason": self.committer.trouble.reason}
         if self.spool is not None and self.spool.unknown_since is not None:
             detail["lines_may_be_lost_since"] = self.spool.unknown_since  # the last server crashed without proof
         return Health(
@@ -243,7 +243,7 @@ async def _load(node: _Node, settings: Settings) -> dict[int, DrainState]:
     node.ledger.load(await node.spool.node())
     wall = time.time()
     node.window.load(await node.spool.ids(wall - settings.duplicate_seconds, settings.duplicate_ids), wall=wall)
-    node.committer.closed.extend(await node.spool.closed())
+    node.committer.writes.closed.extend(await node.spool.closed())
     rows = await node.spool.cursors()
     gone = [drain_id for drain_id in rows if drain_id not in node.registry.drains]
     if gone:

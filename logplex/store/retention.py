@@ -133,7 +133,7 @@ class Retention:
             pass
         while await run(forget.forget_ids, wall - self._settings.duplicate_seconds):
             pass
-        closed, old = self._committer.closed, []
+        closed, old = self._committer.writes.closed, []
         while closed and closed[0][0] < (wall - CLOSED_SECONDS) * 1e9:
             old.append(closed.popleft()[0])
         if old:

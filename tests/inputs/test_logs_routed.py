@@ -8,10 +8,10 @@ import trio
 import trio.testing
 
 from logplex.catchup import Work
-from logplex.commit import Spool
 from logplex.errors import StoreError, Unauthorized
 from logplex.inputs.logs import Logs
 from logplex.registry.records import Principal, Token
+from logplex.writes import Spool
 
 from ..core import EVERYONE, Core
 from ..http.client import HOST, Answer, Client, Running, serving

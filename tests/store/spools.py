@@ -94,7 +94,7 @@ class Node:
         async def note(since: float | None) -> None:
             directory.note_degraded(since)
 
-        self.committer.note_degraded = note
+        self.committer.trouble.note = note
 
     async def channel(self, number: int) -> Channel:
         await self.channels.load({number: (f"app-{number}", frozenset())})

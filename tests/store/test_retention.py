@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from logplex import commit
+from logplex import trouble
 from logplex.config import MIB
 from logplex.store import checkpoints, forget, segments, writer
 from logplex.store.retention import JUMP_SECONDS, Retention, SteadyClock
@@ -117,12 +117,12 @@ async def test_lines_ids_and_closed_pages_go_by_age(node: Node) -> None:
     clock = _moved(clock)
     await retention(node, clock=clock.steady).look()
     assert await held(node, 1) == 2
-    assert len(node.committer.closed) == 1
+    assert len(node.committer.writes.closed) == 1
     clock.pass_(1.5 * DAY)
     clock = _moved(clock)  # the steps of a real clock are small: a jump would pause
     await retention(node, clock=clock.steady).look()
     assert await held(node, 1) == 0
-    assert not node.committer.closed
+    assert not node.committer.writes.closed
     assert await node.spool.closed() == []
     assert (channel.head, channel.oldest) == (2, 2)
     assert channel_time > 0
@@ -200,7 +200,7 @@ async def test_a_removed_channel_leaves_nothing_behind_but_its_closed_page(node:
     await retention(node).look()
     assert (await node.spool.places([1]))[1].head == 0
     assert await held(node, 2) == 1
-    assert [row["channel"] for _, row in node.committer.closed] == ["shop"]
+    assert [row["channel"] for _, row in node.committer.writes.closed] == ["shop"]
 
 
 async def test_channels_that_the_config_does_not_know_are_removed(node: Node) -> None:
@@ -233,7 +233,7 @@ async def test_a_full_spool_takes_lines_again_once_old_ones_were_forgotten(tmp_p
             if node.committer.degraded_since is not None:
                 break
         assert node.committer.degraded_since is not None
-        assert "full" in node.committer.degraded_reason
+        assert "full" in node.committer.trouble.reason
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keep.run)
@@ -259,7 +259,7 @@ async def test_a_full_disk_makes_room_though_lines_go_on_coming(
         return original(descriptor, buffers, at)
 
     monkeypatch.setattr(os, "pwritev", write)
-    monkeypatch.setattr(commit, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(trouble, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(segments, "MAX_SEGMENT_BYTES", 128 * 1024)
     was_degraded = False
     since_healed = 0

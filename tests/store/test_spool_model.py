@@ -18,7 +18,7 @@ import trio
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from logplex import commit
+from logplex import commit, trouble
 from logplex.errors import StoreError
 from logplex.group import Outcome
 from logplex.store import cleaning, forget, segments, tables, writer
@@ -58,7 +58,7 @@ class SpoolModel(RuleBasedStateMachine):
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         async with opened(self.path, faults=self.faults, ring_lines=6, commit_timeout_seconds=5.0) as node:
             self.node = node
-            node.committer.cursors = self._moved_cursors
+            node.committer.writes.cursors = self._moved_cursors
             self.end = trio.Event()
             self.ended = trio.Event()
             task_status.started()
@@ -131,7 +131,7 @@ class SpoolModel(RuleBasedStateMachine):
 
         async def save() -> None:
             with trio.fail_after(5):
-                while self.moved or self.node.committer._due.cursors or self.node.committer._committing:
+                while self.moved or self.node.committer.writes.due.cursors or self.node.committer._committing:
                     if self.node.committer.degraded_since is not None:
                         return
                     await trio.sleep(0.01)
@@ -355,7 +355,7 @@ class SpoolModel(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit, "RETRY_SECONDS", 0.002)
+    monkeypatch.setattr(trouble, "RETRY_SECONDS", 0.002)
     monkeypatch.setattr(commit, "SAVE_SECONDS", 0.01)
 
 
