@@ -161,6 +161,9 @@ def _walk_connections(journal: Journal, connections: list[Connection], timeline:
                 position += lost
                 continue
             epoch = timeline.matches(position, found)
+            if epoch is None and (gone := timeline.gone_with(position, connection.opened)):
+                epoch = gone  # nobody else saw it there
+                timeline.see(epoch, position, found, at, connection.drain)
             if epoch is None and timeline.known(position):
                 timeline.faults.append(
                     f"{connection.drain}: {found} came where {timeline.lasting(position)} was to come"

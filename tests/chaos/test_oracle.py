@@ -323,3 +323,21 @@ def test_without_a_promise_a_crash_may_take_what_was_acknowledged_and_a_stop_may
     assert "accepted lines are nowhere" in faults[0]
     journal.runs[0].in_memory = True
     assert judge(journal) == []
+
+
+def test_what_only_a_stream_saw_before_a_crash_took_it_stood_in_the_epoch_before() -> None:
+    def walked(opened: float) -> list[str]:
+        journal = sound()
+        journal.runs[1].places["shop"] = ("00000000000000bb", 15)
+        late = [at(position + 5) for position in range(15, 25)]
+        journal.deliveries = [post(0, 10, 5.5), replace(post(15, 25, 12.0), epoch="00000000000000bb", lines=late)]
+        journal.streams.clear()
+        del journal.connections[1:]
+        journal.connections[0].opened = opened
+        timeline = Timeline("shop", journal, [])
+        _see_all(journal, timeline)
+        _walk(journal, "tcp", timeline)
+        return timeline.faults
+
+    assert walked(1.0) == []
+    assert "came where" in walked(11.5)[0]

@@ -21,8 +21,10 @@ class Timeline:
         self.first_seen: dict[tuple[str, int], float] = {}
         self.places: dict[Name, dict[str, int]] = defaultdict(dict)
         self.epochs: list[str] = []  # oldest first
+        self._begun: list[tuple[float, str]] = []  # when servers started, and the epoch that they had
         for run in journal.runs:
             epoch = run.places.get(channel, ("", 0))[0]
+            self._begun.append((run.started, epoch))
             if epoch and epoch not in self.epochs:
                 self.epochs.append(epoch)
         self._ends: dict[str, int] = {}
@@ -71,6 +73,14 @@ class Timeline:
             if (epoch, position) in self.at:
                 return epoch, position
         return None
+
+    def gone_with(self, position: int, at: float) -> str | None:
+        """The epoch of the server that ran then, if lines that it showed may have gone: newer ones stand there now."""
+        lasting = self.lasting(position)
+        epoch = next((epoch for started, epoch in reversed(self._begun) if started <= at), "")
+        if lasting is None or (epoch, position) in self.at or self._age(epoch) >= self._age(lasting[0]):
+            return None
+        return epoch or None
 
     def same_line(self, place: tuple[str, int]) -> set[tuple[str, int]]:
         """Under which epochs this line was seen at this position."""
