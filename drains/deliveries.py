@@ -181,11 +181,6 @@ class Deliveries:
         replay = self._replays.get(drain_id)
         return delivery.status(replay)
 
-    @property
-    def unsaved(self) -> bool:
-        """Whether `dirty` has something to hand out, now or a little later."""
-        return bool(self._site.dirty)
-
     def dirty(self) -> list[DrainState]:
         """States that changed since the last call. They go on changing: take `to_row` at once.
 

@@ -79,17 +79,16 @@ class Policy:
         *,
         ports: Iterable[str] = (),
     ) -> None:
-        """`ports` are numbers or ranges (`443`, `1024-65535`); none means all. Raises SetupError."""
+        """`ports` are numbers or ranges (`443`, `1024-65535`); none means all. Raises SetupError.
+
+        An unspecified host among `own_listeners` stands for every address of this machine.
+        """
         try:
             self._allowed = tuple(ip_network(network.strip()) for network in allow)
         except ValueError as exc:
             raise SetupError(f"--drain-allow: {exc}") from exc
         self._ports = tuple(_port_range(text) for text in ports)
         self._own = {(ip_address(host), port) for host, port in own_listeners}
-
-    def add_listener(self, host: str, port: int) -> None:
-        """Never dial this; an unspecified host stands for every address of this machine."""
-        self._own.add((ip_address(host), port))
 
     def refusal(self, address: str, port: int) -> str | None:
         """Why `address` (as a resolver gave it) must not be dialled; None when it may."""

@@ -155,9 +155,8 @@ def test_an_operator_lets_ranges_in() -> None:
 
 
 def test_the_servers_own_listeners_are_refused_whatever_is_allowed() -> None:
-    policy = Policy(["0.0.0.0/0", "::/0"], [("127.0.0.1", 8001)])
-    policy.add_listener("0.0.0.0", 6001)
-    policy.add_listener("::", 6514)
+    own = [("127.0.0.1", 8001), ("0.0.0.0", 6001), ("::", 6514)]
+    policy = Policy(["0.0.0.0/0", "::/0"], own)
     assert policy.refusal("127.0.0.1", 8001)
     assert policy.refusal("::ffff:127.0.0.1", 8001)
     assert policy.refusal("127.0.0.2", 8001) is None
