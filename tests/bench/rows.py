@@ -135,7 +135,6 @@ def _durability() -> Iterator[Case]:
     goals = (
         Goal("commit", RATE, 0.9, "none", at_least=True),
         Goal("commit", RATE, 0.75, "no spool", at_least=True),
-        Goal("commit", CPU, 1.25, "no spool"),
     )
     title = "TCP in, one channel, no drain; without a spool, written behind, and committed before it is shown"
     yield Case("12", title, (without, none, commit), goals)
