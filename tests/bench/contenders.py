@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ..peers import programs as peers
+from ..ports import free_port
 from .ours import start_logplex
 from .programs import SERVER_CORE
 from .work import Running, Work
@@ -62,7 +63,7 @@ def start_rsyslog(work: Work, folder: Path) -> Iterator[Running]:
     (folder / "tokens.json").write_text(json.dumps(lookup))
     forward = RSYSLOG_FORWARD.format(out=work.port)
     outputs = [f'ruleset(name="app-{k:05}") {{ {forward} }}' for k in range(work.channels)]
-    port = peers.free_port()
+    port = free_port()
     configuration = RSYSLOG.format(
         folder=folder,
         port=port,
@@ -104,7 +105,7 @@ def start_syslog_ng(work: Work, folder: Path) -> Iterator[Running]:
         outputs.append(f"destination d_{name} {{ {SYSLOG_NG_FORWARD.format(out=work.port, name=name)} }};")
         condition = f'filter {{ "${{PROGRAM}}" eq "{name}" }}; ' if work.channels > 1 else ""
         action.append(f"log {{ {condition}destination(d_{name}); }};")
-    port = peers.free_port()
+    port = free_port()
     text = SYSLOG_NG.format(folder=folder, port=port, outputs="\n".join(outputs), action="\n  ".join(action))
     command = peers.start_syslog_ng(folder, text)
     ready = partial(peers.accepts, port)

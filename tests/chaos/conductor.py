@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ..conftest import Server
+from ..ports import free_port
 from . import lines
 from .disk import Disk
 from .journal import History, Journal, Run
@@ -22,7 +23,6 @@ from .plan import Step, conditions, plan
 from .readers import Tail
 from .receivers import HttpReceiver, SyslogReceiver
 from .shippers import Gate, HttpShipper, TcpShipper
-from .sockets import free_port
 
 CHANNELS = ("shop", "blog", "flood")
 REST_SECONDS = 45.0  # for everything to be delivered once all is well

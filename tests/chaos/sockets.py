@@ -1,28 +1,12 @@
 """Listening sockets that can be closed and opened again at the same port, and connections cut in all manners."""
 
 import contextlib
-import os
-import random
 import socket
 import struct
 import threading
 from collections.abc import Callable
 
-_FIRST_PORT, _LAST_PORT = 20_000, 32_000  # below those that the kernel gives out by itself
-
-
-def free_port() -> int:
-    """A port that nobody has at the moment, and that no outgoing connection takes while we are away."""
-    choice = random.Random(os.urandom(8))
-    while True:
-        port = choice.randrange(_FIRST_PORT, _LAST_PORT)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+from ..ports import free_port
 
 
 def reset(connection: socket.socket) -> None:

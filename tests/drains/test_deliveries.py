@@ -16,6 +16,7 @@ from drains.state import DrainState
 from drains.status import Failure
 from logplex.batch import Batch
 
+from ..ports import free_port
 from .world import (
     OK,
     TOKEN,
@@ -23,7 +24,6 @@ from .world import (
     Post,
     World,
     answers,
-    free_port,
     http_receiver,
     running,
     serve,

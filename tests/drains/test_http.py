@@ -11,7 +11,8 @@ import trio
 from drains.limits import Limits
 from drains.status import State
 
-from .world import OK, Post, World, answers, free_port, http_receiver, running, settled, spec, texts, until
+from ..ports import free_port
+from .world import OK, Post, World, answers, http_receiver, running, settled, spec, texts, until
 
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 

@@ -10,7 +10,8 @@ from drains.limits import Limits
 from drains.status import State
 from logplex.batch import HOLE, Batch, Form
 
-from .world import TOKEN, World, frames, free_port, running, settled, spec, syslog_receiver, texts, until
+from ..ports import free_port
+from .world import TOKEN, World, frames, running, settled, spec, syslog_receiver, texts, until
 
 QUICK = Limits(backoff_seconds=0.1, max_backoff_seconds=0.2, connect_seconds=0.5)
 

@@ -4,7 +4,6 @@
 * Receivers are real sockets. They tell by a memory channel what they got, so that no test sleeps.
 """
 
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -305,13 +304,6 @@ async def serve(
     task_status: trio.TaskStatus[list[trio.SocketListener]],
 ) -> None:
     await trio.serve_tcp(handle, port, host="127.0.0.1", task_status=task_status)
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def settled(deliveries: Deliveries, drain_id: int = 7) -> None:

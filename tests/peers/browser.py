@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from .programs import accepts, free_port, running
+from ..ports import free_port
+from .programs import accepts, running
 
 WAIT_SECONDS = 20.0
 FLAGS = (

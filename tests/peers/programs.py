@@ -75,14 +75,6 @@ def start_syslog_ng(work: Path, configuration: str) -> list[str]:
     return [*command, "-F", "--no-caps", *paths]
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A loopback port that is free now; the little race is the price of programs that cannot bind port 0."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def accepts(port: int) -> bool:
     """Whether something accepts TCP connections on the port."""
     with socket.socket() as probe:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ..conftest import Server
+from ..ports import free_port
 from .lines import numbered, post, received
 from .programs import (
     accepts,
     certificates,
-    free_port,
     needed,
     nginx,
     running,

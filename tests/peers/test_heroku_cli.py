@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ..conftest import Server
+from ..ports import free_port
 from .lines import post
 from .programs import needed, running, wait_until
 
@@ -115,12 +116,11 @@ class Shop:
     """A server with the app `shop`, which has some history, and with a key for it."""
 
     def __init__(self, make_server: Callable[..., Server]) -> None:
-        probe = socket.create_server(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-        probe.close()
-        host, _, port = address.partition(":")
-        self.proxy = Proxy((host, int(port)))
-        self.server = make_server("--http", address, "--drain-allow", "127.0.0.0/8", "--public-url", self.proxy.url)
+        host, port = "127.0.0.1", free_port()
+        self.proxy = Proxy((host, port))
+        self.server = make_server(
+            "--http", f"{host}:{port}", "--drain-allow", "127.0.0.0/8", "--public-url", self.proxy.url
+        )
         self.server.start()
         self.tokens = self.server.create("shop", "app", "heroku")
         self.server.create("other", "app")

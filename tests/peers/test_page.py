@@ -13,9 +13,9 @@ from urllib.parse import quote
 import pytest
 
 from ..conftest import Server
+from ..ports import free_port
 from .browser import Browser, browser
 from .lines import post
-from .programs import free_port
 
 pytestmark = pytest.mark.peer
 

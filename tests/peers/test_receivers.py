@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from ..conftest import Server
+from ..ports import free_port
 from .lines import follow, numbered, post, received
 from .programs import (
     accepts,
     binds_datagrams,
     certificates,
-    free_port,
     needed,
     nginx,
     running,

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from ..conftest import Server
+from ..ports import free_port
 from .lines import follow, numbered, text_of
-from .programs import accepts, certificates, free_port, needed, running, start_rsyslog, start_syslog_ng
+from .programs import accepts, certificates, needed, running, start_rsyslog, start_syslog_ng
 
 COUNT = 1000
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S* app(\[[!-~]+\])?: ")
