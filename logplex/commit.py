@@ -4,7 +4,7 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 
 * Groups commit in the order in which they were filled; one is being written while the next fills.
 * Nobody sees a line, and no request is answered, before the commit of its group has returned. With `durability none`
-  a flush shows at once what is in the group; it is written behind (behind.py), within `group_seconds` or when
+  a flush shows at once what is in the group; it is written behind (behind.py), within `BEHIND_SECONDS` or when
   `BEHIND_BYTES` have gathered. Without a spool it is not written at all.
 * A group that somebody waits for is written as soon as the one before is on disk; others after `QUICK_SECONDS`, those
   of many channels later (a row costs as much as many lines), all within `group_seconds`. Cursors and counters that
@@ -30,6 +30,7 @@ from .writes import Spool, Write, Writes
 QUICK_SECONDS = 0.005  # what fills in it is still in the processor's cache when it is written
 CHANNEL_SECONDS = 0.0002  # of waiting that each channel of a group is worth
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
+BEHIND_SECONDS = 0.1  # until what was shown is written: nobody waits for it, and each write disturbs some line
 BEHIND_BYTES = 1024 * 1024  # shown before they are written: no more than caches hold
 
 
@@ -172,7 +173,7 @@ class Committer:
 
     def _fill_seconds(self) -> float:
         if self._behind:
-            return 0.0 if self._behind.bytes >= BEHIND_BYTES else self._group_seconds
+            return 0.0 if self._behind.bytes >= BEHIND_BYTES else BEHIND_SECONDS
         return min(max(QUICK_SECONDS, CHANNEL_SECONDS * len(self.current)), self._group_seconds)
 
     def _is_ripe(self) -> bool:
