@@ -1,6 +1,6 @@
 """What readers have been shown before it was written (`--durability none`), in the order of its positions.
 
-Rules (tests/test_commit.py):
+Rules (tests/test_behind.py):
 
 * One `Behind` gathers what the next transaction takes; that transaction keeps it until it has ended.
 * Its batches are held here, not only in the rings: as long as the store takes what it is given, nothing is missing in

@@ -47,7 +47,7 @@ class Committer:
         refuse_when_degraded: bool = False,
         show_at_once: bool = False,
     ) -> None:
-        refuse = refuse_when_degraded and not show_at_once
+        refuse = refuse_when_degraded and not show_at_once  # where nothing is promised there is nothing to refuse
         self.current = Group()
         self.max_uncommitted_bytes = max_uncommitted_bytes
         self.hold_seconds = timeout_seconds if refuse else math.inf
