@@ -61,6 +61,7 @@ def test_every_setting_is_an_option_a_variable_and_a_line_of_help(
         (["credentials", "create", "x"], "say what it may do"),
         (["credentials", "create", "x", "--full", "--password", "secret"], "give it as -"),
         (["serve", "--durability", "maybe"], "--durability must be one of none, commit, fsync"),
+        (["serve", "--spool-bytes", "0"], "--spool-bytes 0 needs --durability none: commit promises to keep lines"),
         (["serve", "--http", "8001"], "--http must be HOST:PORT"),
         (["serve", "--history-lines", "many"], "--history-lines must be a number"),
         (["serve", "--https", "127.0.0.1:0"], "--https and --syslog-tls need --tls-cert"),

@@ -75,6 +75,17 @@ def test_the_spool_is_proven_whole_only_after_an_end_that_lost_nothing(
     data.close()
 
 
+def test_a_run_without_a_spool_proves_nothing_though_it_ended_in_order(tmp_path: Path) -> None:
+    for keeps in (False, True):
+        data = DataDirectory(tmp_path)
+        data.begin_run("none", keeps=keeps)
+        data.end_run()
+        data.close()
+        data = DataDirectory(tmp_path)
+        assert data.is_proven() is keeps
+        data.close()
+
+
 def test_a_new_directory_is_proven_and_one_whose_note_cannot_be_read_is_not(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path)
     assert data.is_proven()
