@@ -9,10 +9,9 @@ Rules (tests/test_behind.py):
 
 from collections.abc import Iterable
 
-from .batch import Batch, Form, host_of
 from .channel import Channel
 from .dedupe import First
-from .group import MAX_BATCH_BYTES, Group, Sealed
+from .group import Group, Sealed
 
 
 class Behind:
@@ -39,45 +38,3 @@ class Behind:
     def reaches(self, channel_id: int, end: int) -> bool:
         """Whether lines of the channel before `end` are among it."""
         return any(channel.id == channel_id and batches[0].first < end for channel, batches in self.sealed)
-
-    def batches(self) -> list[tuple[Channel, Batch]]:
-        """All of them, by channel; small ones that are alike and adjoin are one, as of one group."""
-        runs: dict[Channel, list[Batch]] = {}
-        for channel, batches in self.sealed:
-            if channel in runs:
-                runs[channel] += batches
-            else:
-                runs[channel] = list(batches)
-        return [(channel, batch) for channel, run in runs.items() for batch in joined(run)]
-
-
-def joined(run: list[Batch]) -> list[Batch]:
-    """Batches that follow one another, put together up to MAX_BATCH_BYTES where their lines are laid out alike.
-
-    Those with a sender's own text for a time stay: it may have to be replaced by the time at which they came.
-    """
-    found: list[Batch] = []
-    start = 0
-    while start < len(run):
-        first = run[start]
-        kind = _kind(first)
-        end, size = start + 1, first.size
-        while end < len(run) and kind and size + run[end].size <= MAX_BATCH_BYTES and _kind(run[end]) == kind:
-            size += run[end].size
-            end += 1
-        found.append(_one(run[start:end]) if end > start + 1 else first)
-        start = end
-    return found
-
-
-def _kind(batch: Batch) -> tuple[object, ...]:
-    """What batches have in common that may be one; nothing when this one stays as it is."""
-    if batch.form is Form.RAW:
-        return ()
-    return (batch.form, batch.tails_only, host_of(batch.data) if batch.form is Form.SYSLOG else b"")
-
-
-def _one(run: list[Batch]) -> Batch:
-    first, last = run[0], run[-1]
-    data = b"".join([batch.data for batch in run])
-    return Batch(first.first, last.end - first.first, first.at, first.form, data, tails_only=first.tails_only)

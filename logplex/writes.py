@@ -87,10 +87,7 @@ class Writes:
         work = Work(node=self.node_row())
         if write is not None and write.source is not None:
             source = write.source
-            if isinstance(source, Behind):
-                work.batches = source.batches()
-            else:
-                work.batches = [(channel, batch) for channel, batches in write.sealed for batch in batches]
+            work.batches = [(channel, batch) for channel, batches in write.sealed for batch in batches]
             if source.ids:
                 wall = time.time()
                 work.ids = [first.row(wall) for first in source.ids]

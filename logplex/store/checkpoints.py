@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from ..errors import StoreError
+from .segments import Segments
 from .sqlite import DatabaseThread
 from .tables import LOCK_SECONDS, PAGE_BYTES, note_synced, synced
 from .writer import Writer
@@ -40,7 +41,6 @@ class Checkpoints:
         self._writer = writer
         self._written = 0
         self._beside = 0
-        self._noted = 0  # the last row that is known to be safe
         self._due = trio.Event()
 
     def wrote(self, rows: int) -> None:
@@ -84,16 +84,16 @@ class Checkpoints:
     async def _sync(self, thread: DatabaseThread) -> None:
         self._beside = 0
         segments = self._writer.segments
-        numbers, last_id = await self._thread.run(lambda _: segments.take_unsynced())
-        if not numbers and last_id <= self._noted:
+        unsynced = await self._thread.run(lambda connection: _take_unsynced(connection, segments))
+        if unsynced is None:
             return
+        numbers, last_id = unsynced
         try:
             await thread.run(lambda _: segments.sync(numbers))
         except StoreError:
             await self._thread.run(lambda _: segments.unsynced.update(numbers))
             raise
         await self._thread.run(note_synced, last_id)
-        self._noted = last_id
 
 
 async def sync_all(thread: DatabaseThread, writer: Writer) -> None:
@@ -101,13 +101,20 @@ async def sync_all(thread: DatabaseThread, writer: Writer) -> None:
 
     def sync(connection: sqlite3.Connection) -> None:
         writer.settle(connection)
-        numbers, last_id = writer.segments.take_unsynced()
-        if numbers or last_id > synced(connection):
+        unsynced = _take_unsynced(connection, writer.segments)
+        if unsynced is not None:
+            numbers, last_id = unsynced
             writer.segments.sync(numbers)
             note_synced(connection, last_id)
         checkpoint(connection)
 
     await thread.run(sync)
+
+
+def _take_unsynced(connection: sqlite3.Connection, segments: Segments) -> tuple[set[int], int] | None:
+    """The segments to be synced and the last row that is safe then; None when the mark stands there already."""
+    numbers, last_id = segments.take_unsynced()
+    return (numbers, last_id) if numbers or last_id > synced(connection) else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -91,9 +91,8 @@ class DataDirectory:
 
     def begin_run(self, durability: str, *, keeps: bool = True) -> None:
         """From now on a crash is a crash of this run, which has a spool if it `keeps` anything."""
-        self._run = {"durability": durability, "boot": _boot_id(), "started": time.time(), "clean": False}
-        if not keeps:
-            self._run["keeps"] = False
+        self._run = {"durability": durability, "keeps": keeps, "boot": _boot_id(), "started": time.time()}
+        self._run["clean"] = False
         self._write_run()
 
     def note_degraded(self, since: float | None) -> None:

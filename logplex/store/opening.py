@@ -41,7 +41,7 @@ async def open_spool(
     connect: Connect = _connect,
     write: Write = write_all,
     slack_bytes: int = SLACK_BYTES,
-) -> AsyncIterator["Spool"]:
+) -> AsyncIterator[Spool]:
     """The spool of a data directory; a damaged one is set aside, and a new one begun. Raises StoreError."""
     path = directory.path / "spool.db"
     folder = directory.path / "spool"

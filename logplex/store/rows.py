@@ -1,7 +1,7 @@
 """A group as rows: as it is handed over, as the journal holds it, and as the tables take it in.
 
-Small batches of a channel and layout that adjoin each other become one row (`joined`): with many channels a row costs
-more than what is in it.
+Small batches of a channel and layout that adjoin each other become one row (`joined`), of a group as of the groups of
+a round: a row costs more than what is in it.
 """
 
 from operator import itemgetter
@@ -10,7 +10,6 @@ from typing import NamedTuple
 from ..batch import Batch, Form, host_of
 
 TAILS_ONLY = 16  # beside the form
-JOINED_BYTES = 3500  # a row that fits into a page
 
 Line = tuple[int, int, int, int, int, int, int, bytes | None, int, int, int, bytes | None]
 """A row of `lines`, in the order of its columns."""
@@ -44,8 +43,8 @@ def as_line(row_id: int, channel_id: int, batch: Batch, total: int, page: bytes 
     return (row_id, channel_id, batch.first, batch.count, batch.at, form, total, page, 0, 0, len(data), data)
 
 
-def joined(lines: list[Line]) -> list[Line]:
-    """Lines in the order of their ids, small batches of one channel and layout that adjoin each other made one.
+def joined(lines: list[Line], most: int) -> list[Line]:
+    """Lines in the order of their ids; batches of one channel and layout that adjoin made one, within `most` bytes.
 
     Those with a sender's own text for a time stay: it may have to be replaced by the time at which they came.
     """
@@ -54,7 +53,7 @@ def joined(lines: list[Line]) -> list[Line]:
     for line in lines:
         run = runs.get(line[1])
         if run is not None:
-            if run.takes(line):
+            if run.takes(line, most):
                 continue
             found.append(run.line())
         data = line[11]
@@ -81,10 +80,10 @@ class _Run:
         self._parts = [data]
         self._size = line[10]
 
-    def takes(self, line: Line) -> bool:
+    def takes(self, line: Line, most: int) -> bool:
         """Add a batch, if it goes on where the others end and is like them."""
         data = line[11]
-        if data is None or line[2] != self._end or line[5] != self._form or self._size + line[10] > JOINED_BYTES:
+        if data is None or line[2] != self._end or line[5] != self._form or self._size + line[10] > most:
             return False
         if self._host and host_of(data) != self._host:
             return False

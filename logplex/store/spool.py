@@ -27,12 +27,13 @@ from ..batch import Batch
 from ..catchup import Work
 from ..channel import Place, channel_epoch
 from ..errors import StoreError
+from ..group import MAX_BATCH_BYTES
 from ..ledger import Page, closed_page
 from . import forget, reading, tables
 from .checkpoints import Checkpoints, checkpoint, sync_all
 from .directory import DataDirectory
 from .reserve import Reserve
-from .rows import Rows, as_line
+from .rows import Rows, as_line, joined
 from .sqlite import DatabaseThread
 from .writer import Writer
 
@@ -242,6 +243,8 @@ class Spool:
                 page = msgpack.packb(row)
             lines.append(as_line(self.next_id, number, batch, total, page))
             self.next_id += 1
+        if len(lines) > len(last):  # channels have several batches: of groups that were shown one by one
+            lines = joined(lines, MAX_BATCH_BYTES)
         return Rows(lines, self._place_rows(work, last), *self._state_rows(work)), totals
 
     def _place_rows(self, work: Work, written: dict[int, Batch]) -> list[tuple[int, int, int, int, bytes]]:

@@ -49,6 +49,7 @@ _LINE = "(?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT = "INSERT INTO lines (id, channel, first, count, at, form, total, page, segment, start, size, data) VALUES "
 _SAVE = "REPLACE INTO state VALUES "
 _VALUE = "(?,?,?)"
+JOINED_BYTES = 3500  # a row that fits into a page
 _AT_ONCE = 256  # rows of one statement: a step gives the interpreter away, and waits to get it back
 _SAVE_PLACE = "REPLACE INTO places VALUES (?, ?, ?, ?, ?)"
 
@@ -170,7 +171,7 @@ def last_id(connection: sqlite3.Connection) -> int:
 
 def take_in(connection: sqlite3.Connection, segments: Segments, records: Sequence[Record], next_round: bytes) -> int:
     """Write what the records of a round hold, all of it or nothing; how many rows that made."""
-    lines = joined([line for record in records for line in record.lines])
+    lines = joined([line for record in records for line in record.lines], JOINED_BYTES)
     state: dict[tuple[int, int], bytes] = {}
     forgotten = {(int(Kind.CURSOR), drain_id) for record in records for drain_id in record.forgotten}
     for record in records:

@@ -167,7 +167,7 @@ def test_joined_rows_say_what_the_single_ones_said(made: list[tuple[int, int, in
         data = b"9 <1>1 T %b " % HOLE + bytes([row_id]) * size if inline else None
         size = len(data) if data is not None else size
         lines.append((row_id, channel, first, count, row_id, int(form), row_id, b"p", int(not inline), 0, size, data))
-    found = rows.joined(lines)
+    found = rows.joined(lines, tables.JOINED_BYTES)
     assert [line[0] for line in found] == sorted({line[0] for line in found})
     rest = list(lines)
     for row_id, channel, first, count, at, form, total, page, segment, start, size, data in found:
@@ -183,7 +183,7 @@ def test_joined_rows_say_what_the_single_ones_said(made: list[tuple[int, int, in
         assert form != Form.RAW
         assert {line[5] for line in parts} == {form}
         assert data == b"".join(line[11] or b"" for line in parts)
-        assert size == len(data) == sum(line[10] for line in parts) <= rows.JOINED_BYTES
+        assert size == len(data) == sum(line[10] for line in parts) <= tables.JOINED_BYTES
     assert not rest
 
 
