@@ -2,6 +2,7 @@
 
 Rules:
 
+* A whole answer that is the one before, byte for byte, is understood without llhttp.
 * The status is known once the header section is complete; what comes before (1xx) is passed over.
 * The body of an answer is kept only where it says something about a delivery (`keeps`, OTLP).
 * At most `max_bytes` of an answer are read; more, an upgrade, or bytes behind the answer make the connection useless
@@ -21,6 +22,7 @@ class Answer:
         "_keeps",
         "_max_bytes",
         "_parser",
+        "_usual",
         "body",
         "complete",
         "known",
@@ -34,6 +36,7 @@ class Answer:
         self._max_bytes = max_bytes
         self._keeps = keeps
         self._parser: Any = httptools.HttpResponseParser(self)
+        self._usual: tuple[bytes | None, int] = None, 0
         self.next()
 
     def next(self) -> None:
@@ -53,7 +56,12 @@ class Answer:
 
     def feed(self, data: bytes) -> bool:
         """More bytes; False when they are no HTTP, or too many before the status was known."""
+        first = not self._bytes
         self._bytes += len(data)
+        if first and data == self._usual[0]:
+            self.status = self._usual[1]
+            self.known = self.complete = True
+            return True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -62,6 +70,8 @@ class Answer:
         if self._bytes > self._max_bytes and not self.complete:
             self.reusable = self.speaking = False
             return self.known
+        if first and self.complete and self.reusable and self.retry_after is None and not self._keeps:
+            self._usual = data, self.status
         return True
 
     def on_message_begin(self) -> None:

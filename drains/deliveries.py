@@ -19,7 +19,7 @@ from .delivery import Delivery
 from .dial import Connect, Dialler, open_socket
 from .http import HttpDelivery
 from .limits import Limits, Pace, Share, Wakeups
-from .link import Poller
+from .link import Poller, Watch
 from .policy import Policy
 from .probe import Probe, TestReport
 from .rendered import Rendered
@@ -49,6 +49,7 @@ class Deliveries:
         limits: Limits,
         policy: Policy,
         resolver: Resolver,
+        poller: Poller,
         tell: Tell,
         version: str,
         ca_file: str = "",
@@ -58,8 +59,8 @@ class Deliveries:
         self.limits = limits
         self.policy = policy
         self.crashes = 0
-        self._poller = Poller()
-        self._dialler = Dialler(limits, policy, resolver, Contexts(ca_file=ca_file), self._poller, connect=connect)
+        self._watch = Watch(poller)
+        self._dialler = Dialler(limits, policy, resolver, Contexts(ca_file=ca_file), self._watch, connect=connect)
         self._site = Site(
             limits=limits,
             dial=self._dialler.dial,
@@ -86,7 +87,7 @@ class Deliveries:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._poller.run)
+                nursery.start_soon(self._watch.run)
                 nursery.start_soon(self._site.retries.run)
                 nursery.start_soon(self._site.redials.run)
                 nursery.start_soon(self._site.dials.run)

@@ -17,7 +17,7 @@ import trio
 
 from .backoff import spread
 from .limits import Limits
-from .link import Link, Poller, SocketLink, TlsLink
+from .link import Link, SocketLink, TlsLink, Watch
 from .policy import Policy
 from .resolver import Resolver
 from .spec import DrainSpec
@@ -82,7 +82,7 @@ class Dialler:
         policy: Policy,
         resolver: Resolver,
         contexts: Contexts,
-        poller: Poller,
+        watch: Watch,
         *,
         connect: Connect = open_socket,
     ) -> None:
@@ -90,7 +90,7 @@ class Dialler:
         self._policy = policy
         self._resolver = resolver
         self._contexts = contexts
-        self._poller = poller
+        self._watch = watch
         self._connect = connect
 
     async def dial(self, spec: DrainSpec, app: int) -> Link:
@@ -146,11 +146,11 @@ class Dialler:
             if isinstance(exc, OSError | ValueError):
                 raise translate(exc) from exc
             raise
-        return TlsLink(tls, self._poller)
+        return TlsLink(tls, self._watch)
 
     def link(self, sock: socket.socket) -> Link:
         """A plain link."""
-        return SocketLink(sock, self._poller)
+        return SocketLink(sock, self._watch)
 
 
 def described(link: Link) -> str:

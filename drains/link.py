@@ -1,11 +1,11 @@
-"""A drain's connection: a non-blocking socket, plain or with TLS, watched by one epoll for all drains.
+"""A drain's connection: a non-blocking socket, plain or with TLS, watched by the poller of the server.
 
 Rules:
 
 * `send` never waits: it returns what was taken, 0 when the kernel would block. `recv` returns None when there is
   nothing, b"" at the end. Both raise OSError (ssl.SSLError is one) when the connection is broken.
-* A link is watched for reading as long as it lives; its `on_readable` is called from the poller's task and must not
-  block or raise. A trio task and two epoll calls per answer would cost several times the answer itself.
+* A link is watched for reading as long as it lives; its `on_readable` is called by the poller, which all connections
+  of the server share, and must not block or raise.
 * A link that says little and often is looked away from for a while (`rest`), which costs no task either.
 * With TLS, `locked` bytes of what was not taken must be offered again unchanged: OpenSSL has begun their record.
 * Whoever dialled closes; closing twice is fine.
@@ -13,6 +13,7 @@ Rules:
 
 import fcntl
 import heapq
+import math
 import select
 import socket
 import ssl
@@ -26,7 +27,7 @@ import trio
 
 RECEIVE_BYTES = 65536
 _RECORD_BYTES = 16384  # of TLS (RFC 8446 section 5.1)
-_EVENTS_AT_ONCE = 64  # then everybody else has a turn
+_INPUT = select.EPOLLIN | select.EPOLLRDHUP
 _NO_BYTES = b"\0\0\0\0"
 
 Buffer = bytes | memoryview
@@ -77,47 +78,51 @@ class Link(Protocol):
         """Give the socket back."""
 
 
-class Poller:
-    """One level-triggered epoll and one task for the reading side of all links."""
+class Poller(Protocol):
+    """Watches sockets (logplex/poller.py)."""
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._links: dict[int, SocketLink] = {}
+    def add(self, descriptor: int, told: Callable[[int], object], events: int) -> None:
+        """Have `told` called while there is something to read."""
+
+    def remove(self, descriptor: int) -> None:
+        """Forget a socket before it is closed; also one that is not watched."""
+
+
+class Watch:
+    """The reading side of all links; `run` is the task that goes on with those that rest."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._watched: set[int] = set()
         self._resting: list[tuple[float, int, SocketLink]] = []  # a heap: until when, in which order, which link
         self._rests = 0
+        self._rest = trio.Event()  # something rests
 
     async def run(self) -> None:
-        """Call the links that have something to read; ends when cancelled."""
-        try:
-            while True:
-                if self._resting:
-                    with trio.CancelScope(deadline=self._resting[0][0]):
-                        await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    self._watch_rested()
-                else:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())  # a checkpoint, also when there is more
-                for number, _ in self._epoll.poll(0, _EVENTS_AT_ONCE):
-                    link = self._links.get(number)
-                    if link is not None:
-                        link.on_readable()
-        finally:
-            self._epoll.close()
+        """Watch again what has rested; ends when cancelled."""
+        while True:
+            with trio.move_on_at(self._resting[0][0] if self._resting else math.inf):
+                await self._rest.wait()
+            self._rest = trio.Event()
+            self._watch_rested()
 
     def add(self, number: int, link: "SocketLink") -> None:
         """Watch a socket; one that is watched already stays so."""
-        if number not in self._links and not self._epoll.closed:
-            self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP)
-            self._links[number] = link
+        if number not in self._watched:
+            self._poller.add(number, link.look, _INPUT)
+            self._watched.add(number)
 
     def remove(self, number: int) -> None:
         """Stop watching; also what is not watched."""
-        if self._links.pop(number, None) is not None and not self._epoll.closed:
-            self._epoll.unregister(number)
+        if number in self._watched:
+            self._watched.discard(number)
+            self._poller.remove(number)
 
     def rest(self, link: "SocketLink", seconds: float) -> None:
-        """Watch a link again after so long, if it still rests then; called in `run`."""
+        """Watch a link again after so long, if it still rests then."""
         self._rests += 1
         heapq.heappush(self._resting, (trio.current_time() + seconds, self._rests, link))
+        self._rest.set()
 
     def _watch_rested(self) -> None:
         now = trio.current_time()
@@ -130,15 +135,15 @@ class Poller:
 class SocketLink:
     """A TCP (or connected UDP) socket."""
 
-    __slots__ = ("_number", "_poller", "_sock", "on_readable", "resting")
+    __slots__ = ("_number", "_sock", "_watch", "on_readable", "resting")
 
     locked = 0
     accepted = True
 
-    def __init__(self, sock: socket.socket, poller: Poller) -> None:
+    def __init__(self, sock: socket.socket, watch: Watch) -> None:
         self._sock = sock
         self._number = sock.fileno()
-        self._poller = poller
+        self._watch = watch
         self.on_readable: Callable[[], None] = _nothing
         self.resting = False
 
@@ -167,17 +172,21 @@ class SocketLink:
             return 1 << 62  # nothing is known: nothing counts as arrived
         return int(struct.unpack("i", answer)[0])
 
+    def look(self, _events: int) -> None:
+        """Called by the poller."""
+        self.on_readable()
+
     def pause(self) -> None:
         self.resting = False
-        self._poller.remove(self._number)
+        self._watch.remove(self._number)
 
     def watch(self) -> None:
         self.resting = False
-        self._poller.add(self._number, self)
+        self._watch.add(self._number, self)
 
     def rest(self, seconds: float) -> None:
-        self._poller.remove(self._number)
-        self._poller.rest(self, seconds)
+        self._watch.remove(self._number)
+        self._watch.rest(self, seconds)
         self.resting = True
 
     async def wait_writable(self) -> None:
@@ -195,8 +204,8 @@ class TlsLink(SocketLink):
 
     __slots__ = ("_tls", "locked", "version")
 
-    def __init__(self, sock: ssl.SSLSocket, poller: Poller) -> None:
-        super().__init__(sock, poller)
+    def __init__(self, sock: ssl.SSLSocket, watch: Watch) -> None:
+        super().__init__(sock, watch)
         self._tls = sock
         self.version = sock.version() or ""  # what was agreed on: after an alert the socket itself knows none
         self.locked = 0

@@ -9,8 +9,9 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 * A group that somebody waits for is written as soon as the one before is on disk; others after `QUICK_SECONDS`, those
   of many channels later (a row costs as much as many lines), all within `group_seconds`. Cursors and counters that
   change without lines are written within `SAVE_SECONDS`.
-* While all goes well no task stands between a group and its commit: `flush` begins one, and the store's answer shows
-  it and begins the next. So groups stay small when the loop is busy. `run` does what has to wait, and all trouble.
+* While all goes well no task stands between a group and its commit: `flush` begins one, for those who wait when the
+  other inputs that are ready have been taken too, and the store's answer shows it and begins the next. So groups stay
+  small when the loop is busy. `run` does what has to wait, and all trouble.
 * While the store fails, groups are shown from memory, or held and then given up (trouble.py). Who waits for a held
   one for longer than `hold_seconds` is told `HELD` by the router.
 * Uncommitted bytes are bounded: above the bound `room` waits, inputs stop reading, replies are held.
@@ -18,6 +19,7 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 
 import math
 import time
+from collections.abc import Callable
 
 import trio
 
@@ -34,6 +36,10 @@ BEHIND_SECONDS = 0.1  # until what was shown is written: nobody waits for it, an
 BEHIND_BYTES = 1024 * 1024  # shown before they are written: no more than caches hold
 
 
+CallSoon = Callable[[Callable[[], object]], None]
+"""Has something called in the loop, when what is ready now was taken."""
+
+
 class Committer:
     """Fills, numbers, commits and shows groups; `run` is its one task."""
 
@@ -46,6 +52,7 @@ class Committer:
         max_uncommitted_bytes: int,
         refuse_when_degraded: bool = False,
         show_at_once: bool = False,
+        call_soon: CallSoon | None = None,
     ) -> None:
         refuse = refuse_when_degraded and not show_at_once  # where nothing is promised there is nothing to refuse
         self.current = Group()
@@ -63,12 +70,15 @@ class Committer:
         self._committing = False
         self._committing_bytes = 0
         self._finishing = False
-        self._filled = trio.Event()
-        self._urgent = trio.Event()
+        self._call_soon = call_soon
+        self._begins_soon = False
+        self._hurried = False
+        self._filling = False  # the current group has its first lines, since `_began`
+        self._news = trio.Event()  # for `run`
         self._room = trio.Event()
         self._flight: Write | None = None  # a group on its way, as long as nothing is wrong
         self._failure: Exception | None = None  # a bug that `run` is to raise
-        self._began = 0.0  # when the current group got its first lines
+        self._began = 0.0
 
     @property
     def uncommitted_bytes(self) -> int:
@@ -94,11 +104,13 @@ class Committer:
             self._show_at_once(group)
         if self._spool is None:
             return
-        if not self._filled.is_set():
+        if not self._filling:
+            self._filling = True
             self._began = trio.current_time()
-            self._filled.set()
+            if not self.current.waiting:
+                self._news.set()
         if self.current.waiting:
-            self._urgent.set()
+            self._begin_soon()
             return
         try:
             if self._committing:
@@ -106,7 +118,27 @@ class Committer:
             elif self._is_ripe():
                 self._begin()
         except Exception as exc:  # noqa: BLE001 - not the fault of the input that has called
-            self._failure = exc
+            self._fail(exc)
+
+    def _begin_soon(self) -> None:
+        """Begin the commit when the other inputs that are ready have had their turn."""
+        if not self._begins_soon and not self._committing:
+            self._begins_soon = True
+            (self._call_soon or trio.lowlevel.current_trio_token().run_sync_soon)(self._begin_now)
+
+    def _begin_now(self) -> None:
+        self._begins_soon = False
+        try:
+            if self._is_filled and self._is_ripe():
+                self._begin()
+            elif not self._committing:
+                self._news.set()
+        except Exception as exc:  # noqa: BLE001 - raised in the committer's own task
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        self._failure = exc
+        self._news.set()
 
     def _show_at_once(self, group: Group) -> None:
         self.current = Group()
@@ -132,9 +164,7 @@ class Committer:
     def close_page(self, row: dict[str, object], drain_id: int | None = None) -> None:
         """A channel or a drain was deleted: save its page with the next transaction."""
         self.writes.close_page(row, drain_id)
-        if self._spool is not None:
-            self._filled.set()
-            self._urgent.set()
+        self._hurry()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until cancelled; `finish` first, or what was not committed is lost."""
@@ -144,32 +174,46 @@ class Committer:
         while True:
             if self._failure is not None:
                 raise self._failure
-            if self._flight is not None:
-                await self._watch(self._flight)
+            write = self._flight
+            if write is not None and (write.done.is_set() or trio.current_time() >= self._overdue_at(write)):
+                await self._see_to(write)
                 continue
-            with trio.move_on_after(SAVE_SECONDS):
-                await self._filled.wait()
-            if self._is_filled and not self.current.waiting and self._flight is None:
-                await self._fill()
-            if self._flight is not None or self._finishing:
+            with trio.move_on_at(self._look_again_at()) as tick:
+                await self._news.wait()
+            self._news = trio.Event()
+            if self._committing or self._finishing:
                 continue
-            if self.degraded_since is not None:
+            if self._is_filled:
+                due = trio.current_time() >= self._due_at()
+            else:
+                due = (tick.cancelled_caught or self._hurried) and self.writes.has_news()
+            if self.degraded_since is not None and (due or tick.cancelled_caught):
                 try:
                     await self.trouble.commit(self._seal)
                 finally:
                     self._end_commit()
-            elif self._is_filled or self.writes.has_news():
+            elif due:
                 self._begin()
 
-    async def _fill(self) -> None:
-        """Wait while more lines come into the group, until it is worth its commit or somebody waits for it."""
-        for _ in range(2):  # more channels may have come meanwhile
-            with trio.move_on_at(self._began + self._fill_seconds()):
-                await self._urgent.wait()
+    def _look_again_at(self) -> float:
+        """When there may be something to do though nobody says so."""
+        at = trio.current_time() + min(SAVE_SECONDS, self._timeout_seconds)
+        if self._flight is not None:
+            return min(at, self._overdue_at(self._flight))
+        return min(at, self._due_at()) if self._is_filled else at
+
+    def _overdue_at(self, write: Write) -> float:
+        return write.began + self._timeout_seconds
 
     @property
     def _is_filled(self) -> bool:
         return bool(self._behind if self._show_first else self.current)
+
+    def _due_at(self) -> float:
+        """When the current group is worth its commit: at once where somebody waits for it."""
+        if self.current.waiting or self._hurried:
+            return 0.0
+        return self._began + self._fill_seconds()
 
     def _fill_seconds(self) -> float:
         if self._behind:
@@ -178,20 +222,25 @@ class Committer:
 
     def _is_ripe(self) -> bool:
         """Whether the current group may begin its commit now."""
-        if self._committing or self._flight is not None or self._finishing or self.degraded_since is not None:
+        if self._committing or self._finishing or self.degraded_since is not None:
             return False
-        return self.current.waiting or trio.current_time() >= self._began + self._fill_seconds()
+        return trio.current_time() >= self._due_at()
+
+    def _hurry(self) -> None:
+        """Commit what is there, and what has no lines, now."""
+        self._hurried = True
+        self._news.set()
 
     def _begin(self) -> None:
         """Seal the current group, and send it to the store."""
         write = self._flight = self._seal()
+        write.began = trio.current_time()
         write.work = self.writes.compose(write)
-        self.writes.start(write, self._landed)
+        self.writes.start(write, self._ended)
 
     def _seal(self) -> Write:
         """What is to be written next; its transaction is still empty."""
-        self._filled = trio.Event()
-        self._urgent = trio.Event()
+        self._filling = self._hurried = False
         self._committing = True
         if self._show_first:
             behind = self._on_its_way = self._behind
@@ -203,15 +252,22 @@ class Committer:
         self._committing_bytes = group.bytes
         return Write(Work(), group, group.seal(_now_ms()))
 
-    def _landed(self, write: Write) -> None:
+    def _ended(self, write: Write) -> None:
         """A group is on disk: show it if it is in time, and begin the one that has filled meanwhile."""
         if self._flight is not write:
+            return
+        if write.error is not None:
+            self._news.set()
             return
         self._flight = None
         self.writes.stored(write)
         self._end_commit()
-        if self._is_filled and self._is_ripe():
+        if not self._is_filled:
+            return
+        if self._is_ripe():
             self._begin()
+        else:
+            self._news.set()
 
     def _end_commit(self) -> None:
         self._committing = False
@@ -220,16 +276,13 @@ class Committer:
         room, self._room = self._room, trio.Event()
         room.set()
 
-    async def _watch(self, write: Write) -> None:
-        """Wait until a group has landed; see to it when it does not."""
-        with trio.move_on_after(self._timeout_seconds):
-            await write.done.wait()
-        if self._flight is write:
-            self._flight = None
-            try:
-                await self.trouble.see_to(write)
-            finally:
-                self._end_commit()
+    async def _see_to(self, write: Write) -> None:
+        """See to a group that has failed or is late."""
+        self._flight = None
+        try:
+            await self.trouble.see_to(write)
+        finally:
+            self._end_commit()
 
     async def finish(self) -> None:
         """Commit what is there, then cursors and counters as they are now; for a clean stop, with inputs closed.
@@ -243,8 +296,7 @@ class Committer:
             if self._show_first:
                 self.flush()
             if not self._committing:
-                self._filled.set()
-                self._urgent.set()
+                self._hurry()
             await self._room.wait()
         self._finishing = True  # what is begun from here on would not be waited for
         try:

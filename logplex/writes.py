@@ -41,6 +41,7 @@ class Write:
         self.work = work
         self.source = source
         self.sealed = sealed or []
+        self.began = 0.0  # trio's time
         self.done = trio.Event()
         self.error: StoreError | None = None
 
@@ -99,16 +100,16 @@ class Writes:
             work.healed = len(work.batches)  # all of them have been shown
         return work
 
-    def start(self, write: Write, landed: Callable[[Write], None] | None = None) -> None:
-        """Send it to the store; `landed` is called when it is on disk, before `write.done` is set."""
+    def start(self, write: Write, ended: Callable[[Write], None] | None = None) -> None:
+        """Send it to the store; `ended` is called when it is known what came of it, before `write.done` is set."""
         assert self._spool is not None
 
         def arrived(error: StoreError | None) -> None:
             write.error = error
             if error is None:
                 self._saved_node = write.work.node
-                if landed is not None:
-                    landed(write)
+            if ended is not None:
+                ended(write)
             write.done.set()
 
         self._spool.start(write.work, arrived)

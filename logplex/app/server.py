@@ -49,6 +49,7 @@ from ..inputs.syslog import serve_tcp
 from ..inputs.tls import server_context
 from ..inputs.udp import serve_udp
 from ..ledger import Ledger
+from ..poller import Poller
 from ..registry import Registry
 from ..router import Router
 from ..sessions import Sessions
@@ -91,7 +92,9 @@ async def serve(
             stack.callback(directory.close)
             listeners = Listeners.bind(settings)
             stack.callback(listeners.close)
-            node = await stack.enter_async_context(_node(settings, directory, admin, listeners))
+            poller = Poller()
+            stack.callback(poller.close)
+            node = await stack.enter_async_context(_node(settings, directory, admin, listeners, poller))
             await _run(node, settings, directory, listeners, signals, task_status)
     log.info("stopped")
 
@@ -100,8 +103,15 @@ class _Node:
     """Everything that was built for one run."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, spool: Spool | None, policy: Policy, directory: DataDirectory
+        self,
+        settings: Settings,
+        registry: Registry,
+        spool: Spool | None,
+        policy: Policy,
+        directory: DataDirectory,
+        poller: Poller,
     ) -> None:
+        self.poller = poller
         history: History = spool or NoHistory()
         self.registry = registry
         self.sign_ins = SignIns(registry, directory.read("sign-ins"), partial(directory.write, "sign-ins"))
@@ -122,6 +132,7 @@ class _Node:
             max_uncommitted_bytes=settings.uncommitted_bytes,
             refuse_when_degraded=settings.when_degraded == "refuse",
             show_at_once=settings.durability == "none",
+            call_soon=poller.call_soon,
         )
         if spool is not None:
             spool.written_up_to = self.committer.written
@@ -141,6 +152,7 @@ class _Node:
             limits=limits,
             policy=policy,
             resolver=SystemResolver(limits),
+            poller=poller,
             tell=lambda channel, pri, text, tails_only: self.router.own(channel, pri, text, tails_only=tails_only),
             version=__version__,
             ca_file=settings.drain_ca_file,
@@ -178,7 +190,11 @@ class _Node:
 
 @asynccontextmanager
 async def _node(
-    settings: Settings, directory: DataDirectory, admin: tuple[str, str] | None, listeners: Listeners
+    settings: Settings,
+    directory: DataDirectory,
+    admin: tuple[str, str] | None,
+    listeners: Listeners,
+    poller: Poller,
 ) -> AsyncIterator[_Node]:
     """Open the stores and build the node on them."""
     policy = Policy(settings.drain_allow, listeners.addresses(), ports=settings.drain_ports)
@@ -189,9 +205,9 @@ async def _node(
         await ensure_admin(registry, directory, admin)
         spool: Spool | None = None
         if settings.spool_bytes:
-            spool = await stack.enter_async_context(open_spool(directory, settings))
+            spool = await stack.enter_async_context(open_spool(directory, settings, call_soon=poller.call_soon))
         directory.begin_run(settings.durability, keeps=spool is not None)
-        yield _Node(settings, registry, spool, policy, directory)
+        yield _Node(settings, registry, spool, policy, directory, poller)
 
 
 async def _run(
@@ -204,6 +220,7 @@ async def _run(
 ) -> None:
     states = await _load(node, settings)
     async with trio.open_nursery() as keeping:  # the store's tasks: they end last
+        keeping.start_soon(node.poller.run)
         keeping.start_soon(collect_in_steps)
         keeping.start_soon(node.registry.run)
         await keeping.start(node.committer.run)
@@ -218,7 +235,7 @@ async def _run(
             await node.drains.start(states, delivering)
             node.registry.subscribe(_changes(node))
             async with trio.open_nursery() as intake:
-                http = Server(settings, node.ledger)
+                http = Server(settings, node.ledger, node.poller)
                 await intake.start(http.serve, _http_listeners(node, settings, listeners))
                 syslog_scope = trio.CancelScope()
                 await intake.start(_serve_syslog, node, settings, listeners, syslog_scope)

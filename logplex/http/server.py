@@ -22,9 +22,9 @@ import trio
 
 from ..config import Settings
 from ..ledger import Ledger
+from ..poller import Poller
 from .bodies import Bodies
 from .connection import Connection
-from .poller import Poller
 from .request import Shared
 from .routes import Routes
 from .wire import Wire
@@ -52,7 +52,10 @@ class Listener:
 class Server:
     """Serves listeners until `stop`. `clock` is for deadlines, in seconds."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, poller: Poller, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._poller = poller
         self._clock = clock
         self._connections: set[Connection] = set()
         self._listeners: Sequence[Listener] = ()
@@ -62,7 +65,6 @@ class Server:
             settings=settings, ledger=ledger, clock=clock, bodies=Bodies(settings.unfinished_body_bytes)
         )
         self._pausing = False
-        self._poller: Poller
         self._scope: trio.CancelScope
 
     @property
@@ -78,11 +80,9 @@ class Server:
     ) -> None:
         """Serve until `stop` was called and the last request answered. Cancelled, it closes everything at once."""
         self._listeners = listeners
-        self._poller = Poller()
         self._shared.set_date(time.time())
         try:
             async with trio.open_nursery() as helpers:
-                helpers.start_soon(self._poller.run)
                 helpers.start_soon(self._sweep_forever)
                 async with trio.open_nursery() as connections:
                     self._scope = connections.cancel_scope
@@ -92,7 +92,6 @@ class Server:
                     task_status.started()
                 helpers.cancel_scope.cancel()
         finally:
-            self._poller.close()
             for listener in listeners:
                 listener.socket.close()
 

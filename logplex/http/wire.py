@@ -9,6 +9,7 @@
 """
 
 import math
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from typing import Any
 
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from .poller import ENDED, READABLE, Poller
+from ..poller import Poller
 from .refusal import ClientGone
 
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 SEND_SECONDS = 60.0  # nginx' send_timeout; in it a client takes at least
 SEND_BYTES = 64 * 1024  # or has gone: a trickle would hold an answer's memory for hours
 PACE_SECONDS = 10.0  # over which the least speed of a body is measured
@@ -65,7 +68,7 @@ class Wire:
         self.received = 0
         self._mark = 0
         self._pace = 0  # bytes in PACE_SECONDS; 0: the deadline is final
-        poller.add(connected.fileno(), self)
+        poller.add(connected.fileno(), self.ready)
 
     # Readiness.
 

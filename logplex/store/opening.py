@@ -18,7 +18,7 @@ from .journal import Journal, Write
 from .reserve import free_bytes
 from .segments import Segments
 from .spool import Spool, is_damaged
-from .sqlite import DatabaseThread
+from .sqlite import CallSoon, DatabaseThread
 from .writer import Writer
 
 log = structlog.get_logger()
@@ -40,6 +40,7 @@ async def open_spool(
     *,
     connect: Connect = _connect,
     write: Write = write_all,
+    call_soon: CallSoon | None = None,
     slack_bytes: int = SLACK_BYTES,
 ) -> AsyncIterator[Spool]:
     """The spool of a data directory; a damaged one is set aside, and a new one begun. Raises StoreError."""
@@ -67,7 +68,7 @@ async def open_spool(
                 raise
             return connection
 
-        return writer, DatabaseThread(open_, "spool")
+        return writer, DatabaseThread(open_, "spool", call_soon=call_soon)
 
     writer, thread = begin()
     last = directory.last_run()

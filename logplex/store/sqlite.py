@@ -3,11 +3,13 @@
 * Calls run in the order in which they were made, each whole: a cancelled caller stops waiting, never the work
   (a half-run transaction would hold the write lock).
 * The thread is ours, not trio's pool: forty hanging look-ups there would stop every commit.
+* The thread waits for its calls in the kernel, not for a lock: who rings has let go of the interpreter, so that it can
+  begin at once. A lock would wake it to wait again, for the interpreter.
 * The connection never leaves the thread; errors of sqlite3 and of the file system come out as `StoreError`.
 """
 
 import contextlib
-import queue
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -28,40 +30,51 @@ CLOSE_SECONDS = 10.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
+CallSoon = Callable[[Callable[[], object]], None]
+"""Has something called in trio's thread; for any thread."""
+
 _Job = Callable[[sqlite3.Connection], None]
 
 
 class DatabaseThread:
     """A thread that owns one connection; use as `async with DatabaseThread(open) as thread`.
 
-    `connect` is called in the thread and returns the connection; what it raises is raised on entering.
+    `connect` is called in the thread and returns the connection; what it raises is raised on entering. `call_soon`
+    brings what has ended to trio's thread; without it trio itself does.
     Leaving waits for the calls that are queued and closes the connection; a disk that hangs is not waited for longer
     than CLOSE_SECONDS.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], name: str, *, call_soon: CallSoon | None = None
+    ) -> None:
         self._connect = connect
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._call_soon = call_soon
+        self._jobs: deque[_Job | None] = deque()
+        self._bell = -1  # an eventfd that counts the jobs
         self._ended: deque[Callable[[], object]] = deque()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._token: trio.lowlevel.TrioToken
         self._opened = trio.Event()
         self._closed = trio.Event()
         self._failure: BaseException | None = None
 
     async def __aenter__(self) -> "DatabaseThread":
-        self._token = trio.lowlevel.current_trio_token()
+        if self._call_soon is None:
+            self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
         self._thread.start()
         with trio.CancelScope(shield=True):
             await self._opened.wait()
         if self._failure is not None:
+            self._close_bell()
             raise _translated(self._failure)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._jobs.put(None)
+        self._put(None)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
             await self._closed.wait()
+            self._close_bell()
             return
         log.error("database_not_closed", name=self._thread.name, seconds=CLOSE_SECONDS)  # the thread is a daemon
 
@@ -94,7 +107,19 @@ class DatabaseThread:
             self._ended.append(partial(arrived, value))
             self._tell(self.poll)
 
-        self._jobs.put(job)
+        self._put(job)
+
+    def _put(self, job: _Job | None) -> None:
+        self._jobs.append(job)
+        os.eventfd_write(self._bell, 1)
+
+    def _close_bell(self) -> None:
+        bell, self._bell = self._bell, -1  # a call that comes too late must not reach another file
+        os.close(bell)
+
+    def _get(self) -> _Job | None:
+        os.eventfd_read(self._bell)
+        return self._jobs.popleft()
 
     def poll(self) -> None:
         """Tell what has ended, in trio's thread: a busy loop may look before it is told to."""
@@ -111,16 +136,17 @@ class DatabaseThread:
             return
         self._tell(self._opened.set)
         try:
-            while (job := self._jobs.get()) is not None:
+            while (job := self._get()) is not None:
                 job(connection)
         finally:
             with contextlib.suppress(sqlite3.Error):  # nothing is lost: every call was a transaction
                 connection.close()
             self._tell(self._closed.set)
 
-    def _tell(self, fn: Callable[..., object], *args: object) -> None:
+    def _tell(self, fn: Callable[[], object]) -> None:
+        assert self._call_soon is not None
         try:
-            self._token.run_sync_soon(fn, *args)
+            self._call_soon(fn)
         except trio.RunFinishedError:
             return  # the loop is gone; nobody waits any more
 

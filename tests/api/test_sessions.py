@@ -20,11 +20,13 @@ from logplex.fanout import Tails
 from logplex.filters import Filter
 from logplex.http import Listener, Routes, Server, not_found
 from logplex.ledger import Ledger
+from logplex.poller import Poller
 from logplex.registry import Registry
 from logplex.sessions import Sessions
 from logplex.store.config import ConfigStore
 from tests import conftest
 from tests.peers.lines import post
+from tests.polling import polling
 
 AT = 1_700_000_000_000
 PATIENCE_SECONDS = 20.0
@@ -94,14 +96,14 @@ class Answer:
 class Here:
     """A server with `/sessions/*` alone, and the hands that fill its channels."""
 
-    def __init__(self, store: ConfigStore, nursery: trio.Nursery) -> None:
+    def __init__(self, store: ConfigStore, poller: Poller, nursery: trio.Nursery) -> None:
         settings = Settings(heartbeat_seconds=0.2)
         self.wall = 1_700_000_000.0
         self.registry = Registry(store, settings, wall_clock=lambda: self.wall)
         self.channels = Channels(NoHistory(), ring_lines=5000, ring_bytes=1 << 30, rings_bytes=1 << 30)
         self.tails = Tails(heartbeat_seconds=settings.heartbeat_seconds)
         self.sessions = Sessions(self.registry, self.tails)
-        self.server = Server(settings, Ledger())
+        self.server = Server(settings, Ledger(), poller)
         self.nursery = nursery
         self.port = 0
 
@@ -167,8 +169,8 @@ def seen(body: bytes) -> list[int]:
 
 @asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[Here]:
-    async with ConfigStore(directory) as store, trio.open_nursery() as nursery:
-        here = Here(store, nursery)
+    async with ConfigStore(directory) as store, polling() as poller, trio.open_nursery() as nursery:
+        here = Here(store, poller, nursery)
         await here.start()
         yield here
         nursery.cancel_scope.cancel()

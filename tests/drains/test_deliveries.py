@@ -16,6 +16,7 @@ from drains.state import DrainState
 from drains.status import Failure
 from logplex.batch import Batch
 
+from ..polling import polling, until
 from ..ports import free_port
 from .world import (
     OK,
@@ -30,7 +31,6 @@ from .world import (
     settled,
     spec,
     syslog_receiver,
-    until,
 )
 
 
@@ -363,9 +363,14 @@ async def test_a_drain_that_is_removed_while_it_waits_ends_at_once() -> None:
 
 async def test_drains_that_are_added_before_the_start_run_from_then_on() -> None:
     world = World()
-    async with http_receiver() as receiver:
+    async with http_receiver() as receiver, polling() as poller:
         deliveries = Deliveries(
-            limits=Limits(), policy=Policy(["127.0.0.0/8"]), resolver=NoResolver(), tell=world.tell, version="0"
+            limits=Limits(),
+            policy=Policy(["127.0.0.0/8"]),
+            resolver=NoResolver(),
+            poller=poller,
+            tell=world.tell,
+            version="0",
         )
         deliveries.add(spec(f"http://127.0.0.1:{receiver.port}"), world.channel, None)
         world.write(b"a")

@@ -11,8 +11,9 @@ import trio
 from drains.limits import Limits
 from drains.status import State
 
+from ..polling import until
 from ..ports import free_port
-from .world import OK, Post, World, answers, http_receiver, running, settled, spec, texts, until
+from .world import OK, Post, World, answers, http_receiver, running, settled, spec, texts
 
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 

@@ -1,4 +1,4 @@
-"""Links and their poller, over real sockets."""
+"""Links and how they are watched, over real sockets."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -7,16 +7,18 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from drains.link import Poller, SocketLink
+from drains.link import SocketLink, Watch
+
+from ..polling import polling
 
 
 class Called:
     """A link that counts how often there was something to read, and tells when."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, watch: Watch) -> None:
         ours, self.peer = socket.socketpair()
         ours.setblocking(False)
-        self.link = SocketLink(ours, poller)
+        self.link = SocketLink(ours, watch)
         self.link.on_readable = self.called
         self.times = 0
         self.event = trio.Event()
@@ -38,14 +40,14 @@ class Called:
 
 @asynccontextmanager
 async def polled(count: int) -> AsyncIterator[list[Called]]:
-    poller = Poller()
-    links = [Called(poller) for _ in range(count)]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poller.run)
+    async with polling() as poller, trio.open_nursery() as nursery:
+        watch = Watch(poller)
+        links = [Called(watch) for _ in range(count)]
+        nursery.start_soon(watch.run)
         yield links
         nursery.cancel_scope.cancel()
-    for link in links:
-        link.close()
+        for link in links:
+            link.close()
 
 
 async def test_a_link_that_rests_is_looked_at_again_later() -> None:

@@ -16,7 +16,8 @@ from drains.rendering import SEVERITIES, own_line
 from drains.url import parse
 from logplex.batch import Line
 
-from .world import OK, Post, World, answers, http_receiver, running, settled, spec, until
+from ..polling import until
+from .world import OK, Post, World, answers, http_receiver, running, settled, spec
 
 AT = 1_770_000_000_123
 TIME = 1_769_860_800_123_456_000  # of the lines of `World`

@@ -7,13 +7,14 @@ import trio
 
 from drains.dial import Dialler
 from drains.limits import Limits
-from drains.link import Poller
+from drains.link import Watch
 from drains.policy import Policy
 from drains.spec import DrainSpec
 from drains.status import Failure
 from drains.tls import Contexts
 from drains.url import Kind, parse
 from logplex.errors import SetupError, Unprocessable
+from logplex.poller import Poller
 
 from .world import TOKEN, NoResolver
 
@@ -102,7 +103,7 @@ def dialler(resolver: NoResolver, dialled: list[str], policy: Policy | None = No
         return ours
 
     limits = Limits()
-    return Dialler(limits, policy or Policy(), resolver, Contexts(), Poller(), connect=connect)
+    return Dialler(limits, policy or Policy(), resolver, Contexts(), Watch(Poller()), connect=connect)
 
 
 @pytest.mark.parametrize("address", REFUSED)

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Callable
 
 import pytest
 import trio
@@ -11,6 +10,8 @@ import trio.testing
 from drains.limits import Limits
 from drains.resolver import SystemResolver
 from drains.status import Failure
+
+from ..polling import until
 
 
 class Names:
@@ -39,12 +40,6 @@ class Names:
         finally:
             with self.lock:
                 self.running -= 1
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - threads tell nobody
-            await trio.sleep(0.001)
 
 
 async def test_an_answer_is_kept_for_a_while() -> None:

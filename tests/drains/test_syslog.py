@@ -10,8 +10,9 @@ from drains.limits import Limits
 from drains.status import State
 from logplex.batch import HOLE, Batch, Form
 
+from ..polling import until
 from ..ports import free_port
-from .world import TOKEN, World, frames, running, settled, spec, syslog_receiver, texts, until
+from .world import TOKEN, World, frames, running, settled, spec, syslog_receiver, texts
 
 QUICK = Limits(backoff_seconds=0.1, max_backoff_seconds=0.2, connect_seconds=0.5)
 

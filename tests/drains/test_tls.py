@@ -13,7 +13,8 @@ from drains.spec import DrainSpec
 from drains.tls import TlsOptions, make_context
 from logplex.errors import Unprocessable
 
-from .world import TOKEN, NoResolver, World, http_receiver, running, serve, settled, spec, syslog_receiver, until
+from ..polling import until
+from .world import TOKEN, NoResolver, World, http_receiver, running, serve, settled, spec, syslog_receiver
 
 QUICK = Limits(backoff_seconds=0.1, max_backoff_seconds=0.2, connect_seconds=2.0)
 CA = trustme.CA()

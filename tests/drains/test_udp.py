@@ -6,7 +6,8 @@ import trio
 
 from drains.limits import Limits
 
-from .world import TOKEN, World, running, settled, spec, until
+from ..polling import until
+from .world import TOKEN, World, running, settled, spec
 
 
 class Datagrams:

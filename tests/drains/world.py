@@ -20,6 +20,8 @@ from logplex.channel import Budget, Channel, Place
 from logplex.ledger import Page
 from logplex.ring import Ring
 
+from ..polling import polling
+
 TOKEN = "d.12345678-1234-4234-8234-123456789012"
 TIME = b"2026-01-31T12:00:00.123456+00:00"
 
@@ -106,15 +108,16 @@ async def running(world: World, **given: object) -> AsyncIterator[Deliveries]:
     limits = given.pop("limits", None) or Limits(backoff_seconds=0.1)
     policy = given.pop("policy", None) or Policy(["127.0.0.0/8"])
     resolver = given.pop("resolver", None) or NoResolver()
-    deliveries = Deliveries(
-        limits=limits,  # type: ignore[arg-type]
-        policy=policy,  # type: ignore[arg-type]
-        resolver=resolver,  # type: ignore[arg-type]
-        tell=world.tell,
-        version="0.0",
-        **given,  # type: ignore[arg-type]
-    )
-    async with trio.open_nursery() as nursery:
+    async with polling() as poller, trio.open_nursery() as nursery:
+        deliveries = Deliveries(
+            limits=limits,  # type: ignore[arg-type]
+            policy=policy,  # type: ignore[arg-type]
+            resolver=resolver,  # type: ignore[arg-type]
+            poller=poller,
+            tell=world.tell,
+            version="0.0",
+            **given,  # type: ignore[arg-type]
+        )
         await nursery.start(deliveries.run)
         yield deliveries
         nursery.cancel_scope.cancel()
@@ -309,10 +312,3 @@ async def serve(
 async def settled(deliveries: Deliveries, drain_id: int = 7) -> None:
     """Until everything written has arrived."""
     await deliveries.finish(trio.current_time() + 10)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Until something holds that nobody announces; fails after a while."""
-    with trio.fail_after(8):
-        while not condition():  # noqa: ASYNC110 - the kernel tells nobody, one has to look
-            await trio.sleep(0.002)

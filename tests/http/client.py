@@ -13,6 +13,8 @@ from logplex.config import Settings
 from logplex.http import Handler, Listener, Request, Routes, Server, not_found
 from logplex.ledger import Ledger
 
+from ..polling import polling
+
 DEADLINE_SECONDS = 20.0  # of a test that waits for what never comes
 HOST = b"Host: test\r\n"
 
@@ -160,10 +162,10 @@ async def serving(
 ) -> AsyncIterator[Running]:
     """A server, cancelled at the end; its clock stands still."""
     ledger, clock = Ledger(), Clock()
-    server = Server(Settings(**settings), ledger, clock=clock)
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
-    async with trio.open_nursery() as nursery:
+    async with polling() as poller, trio.open_nursery() as nursery:
+        server = Server(Settings(**settings), ledger, poller, clock=clock)
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
         await nursery.start(server.serve, [Listener(listening, Routes(routes, fallback), context)])
         yield Running(server, ledger, clock, port, nursery)
         nursery.cancel_scope.cancel()

@@ -223,7 +223,7 @@ async def test_a_reply_to_a_client_that_has_gone_hurts_nobody(cancelled: bool) -
 
 
 async def test_what_is_taken_at_once_gives_other_tasks_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logplex.http.poller.SLICE_SECONDS", -1.0)
+    monkeypatch.setattr("logplex.poller.SLICE_SECONDS", -1.0)
     async with immediate() as (handler, running), running.client() as first, running.client() as second:
         turns: list[str] = []
 
