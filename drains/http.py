@@ -255,8 +255,8 @@ class HttpDelivery(Delivery):
             batches = [batch.cut(batch.first, cut) for batch in batches if batch.first < cut]
         if options.plain:
             for batch in batches[:-1]:
-                batch.http()  # remembered: `compose` finds it rendered
-                await trio.lowlevel.checkpoint()
+                if batch.http() is not batch.data:  # it took time, and is remembered: `compose` finds it rendered
+                    await trio.lowlevel.checkpoint()
             request = compose(batches, target)
             self._forget_rendered(batches)
         else:

@@ -11,8 +11,10 @@ Rules:
 """
 
 import hashlib
+import math
 import secrets
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -20,6 +22,8 @@ from typing import NamedTuple, Protocol
 from .batch import Batch, Form, Layout
 from .ledger import Page
 from .ring import Ring
+
+BEHIND_SECONDS = 0.5  # after its last reading from the spool, a reader may be there again any moment
 
 
 class Follower(Protocol):
@@ -184,6 +188,7 @@ class Channel:
         at = cursor
         while (batches := self._ring.since(at, max_bytes)) is None:
             end = self._ring.oldest
+            self._budget.missed_at = time.monotonic()
             batches = await self._history.read(self.id, at, end, max_bytes)
             if batches:
                 return Reading(batches[0].first - cursor, batches)
@@ -213,6 +218,7 @@ class Budget:
     """One bound on all rings together: the rings that were quiet longest are given back first."""
 
     def __init__(self, max_bytes: int) -> None:
+        self.missed_at = -math.inf  # when a reader last found that a ring no longer had what it wanted
         self._max_bytes = max_bytes
         self._bytes = 0
         self._active: OrderedDict[Channel, None] = OrderedDict()
@@ -246,6 +252,11 @@ class Channels:
 
     def __iter__(self) -> Iterator[Channel]:
         return iter(self._channels.values())
+
+    @property
+    def readers_behind(self) -> bool:
+        """Whether readers have to catch up: they read, or did a moment ago, what the rings no longer hold."""
+        return time.monotonic() - self._budget.missed_at < BEHIND_SECONDS
 
     def get(self, channel_id: int) -> Channel | None:
         """The channel if it is active."""

@@ -29,6 +29,7 @@ class Router:
         max_frame_bytes: int,
     ) -> None:
         self.ledger = ledger
+        self._channels = channels
         self._committer = committer
         self._max_frame_bytes = max_frame_bytes
         self.routing = Routing(tokens=tokens, channels=channels, ledger=ledger)
@@ -44,6 +45,11 @@ class Router:
     def flush(self) -> None:
         """Nothing more is readable for the moment: let the group go."""
         self._committer.flush()
+
+    @property
+    def readers_behind(self) -> bool:
+        """Whether drains or tails have to catch up with what the inputs take."""
+        return self._channels.readers_behind
 
     def stream(self, *, bound: Token | None = None) -> Stream:
         """The state of one connection; `bound` takes everything to one token (a listener for RFC 3164 senders)."""

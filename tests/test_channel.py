@@ -1,13 +1,15 @@
 """The reading side of a channel: ring, spool behind it, and what neither holds any more."""
 
+import time
 from collections.abc import Iterable
 
 import hypothesis.strategies as st
+import pytest
 import trio
 from hypothesis import given
 
-from logplex.batch import Batch
-from logplex.channel import Channel, Channels, NoHistory, Place, channel_epoch
+from logplex.batch import Batch, Form
+from logplex.channel import BEHIND_SECONDS, Channel, Channels, NoHistory, Place, channel_epoch
 from logplex.ledger import Page
 
 from .readers import Source
@@ -143,3 +145,20 @@ def test_two_channels_and_two_epochs_of_a_node_never_share_an_epoch() -> None:
     epochs = {channel_epoch(key, number) for key in keys for number in range(100)}
     assert len(epochs) == 200
     assert all(len(epoch) == 16 and int(epoch, 16) >= 0 for epoch in epochs)
+
+
+async def test_readers_are_behind_from_a_reading_of_the_spool_on_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    channels = Channels(NoHistory(), ring_lines=4, ring_bytes=1 << 30, rings_bytes=1 << 30)
+    await channels.load({1: ("shop", frozenset())})
+    channel = channels.get(1)
+    assert channel is not None
+    for first in range(0, 9, 3):
+        channel.append(Batch(first, 3, 0, Form.SYSLOG, b"12 <13>1 T - a b - - x\n" * 3))
+    await channel.read(channel.ring_oldest, 1000)
+    assert not channels.readers_behind
+    await channel.read(0, 1000)
+    assert channels.readers_behind
+    now[0] += BEHIND_SECONDS
+    assert not channels.readers_behind

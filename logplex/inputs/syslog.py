@@ -3,8 +3,8 @@
 Rules:
 
 * A readable socket is read until it would block, `READS_PER_TURN` times, or for `TURN_SECONDS`; then the router
-  flushes and others have their turn. No timer waits for more: under load reads are large, and idle every line goes
-  at once (design section 2).
+  flushes and others have their turn; sooner (`READS_BEHIND`) while a drain or a tail has to catch up. No timer waits
+  for more: under load reads are large, and idle every line goes at once (design section 2).
 * Raw non-blocking sockets: a `SocketStream` costs three to ten times as much a read. Nothing is allocated for a
   connection that is silent but its task.
 * `feed` waits while memory is full; then the socket is not read, and the peer's kernel holds what it sends.
@@ -31,6 +31,7 @@ from .tls import TlsReceiver
 
 READ_BYTES = 64 * 1024  # larger ones are slower: the memory of each has to come from the kernel
 READS_PER_TURN = 8  # design section 2: 4 to 16 make sends of 75 to 290 messages
+READS_BEHIND = 1  # with all eight, a reader that gets a piece of the spool in some turns would never catch up
 TURN_SECONDS = 0.003  # what eight full reads of ordinary messages take; rubbish and odd ones take longer
 HANDSHAKE_SECONDS = 10.0  # as much as a request's header section may take
 
@@ -57,6 +58,10 @@ class Router(Protocol):
 
     def flush(self) -> None:
         """Nothing more is readable for the moment."""
+
+    @property
+    def readers_behind(self) -> bool:
+        """Whether drains or tails have to catch up with what the inputs take."""
 
 
 async def serve_tcp(
@@ -120,7 +125,7 @@ class _Server:
         stream = router.stream(bound=self._bound)
         feed = stream.feed
         while True:
-            reads = READS_PER_TURN
+            reads = READS_BEHIND if router.readers_behind else READS_PER_TURN
             due = monotonic() + TURN_SECONDS
             while reads:
                 try:

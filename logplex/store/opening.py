@@ -85,7 +85,7 @@ async def open_spool(
     try:
         proven = directory.is_proven()
         epoch = await thread.run(tables.begin_epoch, proven)
-        async with DatabaseThread(lambda: tables.connect_reader(path), "spool-reads") as reader:
+        async with DatabaseThread(lambda: tables.connect_reader(path), "spool-reads", call_soon=call_soon) as reader:
             spool = Spool(thread, reader, epoch, directory, writer, max_bytes=max_bytes)
             spool.next_id = await thread.run(tables.last_id) + 1
             if not proven:

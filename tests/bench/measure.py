@@ -6,11 +6,13 @@
   two runs of the same repetition: a machine that is slower for a minute is slower for both.
 """
 
+import signal
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +46,7 @@ class Job:
     contender: str = "logplex"
     work: Work = field(default_factory=Work)
     load: dict[str, Any] = field(default_factory=dict)  # options of load.c
+    stall_seconds: float = 0.0  # for so long the sink takes nothing, after a third of the load
 
     def run(self, seconds: float) -> Figures:
         """Measure once: a new server, a new sink, `seconds` of load."""
@@ -88,7 +91,8 @@ class Job:
         if "authorization" in options:
             options["authorization"] = server.authorization
         before = server.cpu_seconds()
-        sent = load(tokens, folder, seconds=seconds, **options)
+        with stalled(program, after=seconds / 3, seconds=self.stall_seconds):
+            sent = load(tokens, folder, seconds=seconds, **options)
         took = program.report(expect=(first + sent["sent"]) * copies)
         took["received"] -= first * copies
         time.sleep(SETTLE_SECONDS)
@@ -105,6 +109,24 @@ class Job:
         server.rest()
         time.sleep(self.work.settle_seconds)
         return len(server.tokens) - self.work.bad
+
+
+@contextmanager
+def stalled(program: Program, *, after: float, seconds: float) -> Iterator[None]:
+    """Stop a program for a while; it goes on in any case when the block has ended."""
+    process = program.process
+    timers = [
+        threading.Timer(after, process.send_signal, (signal.SIGSTOP,)),
+        threading.Timer(after + seconds, process.send_signal, (signal.SIGCONT,)),
+    ]
+    for timer in timers if seconds else ():
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        process.send_signal(signal.SIGCONT)
 
 
 def figures(sent: Report, took: Report, *, spent: float, peak: int, copies: int, timed: bool) -> Figures:

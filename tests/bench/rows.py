@@ -200,6 +200,16 @@ def _bulkheads() -> Case:
     return Case("11", title, (healthy, bad), goals)
 
 
+def _stalls() -> Case:
+    """What comes meanwhile goes through the spool, while the load goes on as fast as the server takes it."""
+    stall = {"stall_seconds": 1.0}
+    tcp = replace(OURS, label="TCP", **stall)
+    load = _http_load(500)
+    http = replace(OURS, label="HTTP", work=replace(HTTP, channels=1), load=load, **stall)
+    goals = (Goal("TCP", "lost", 0), Goal("HTTP", "lost", 0))
+    return Case("13", "one channel with one drain, at full load; the receiver stalls for a second", (tcp, http), goals)
+
+
 CASES: tuple[Case, ...] = (
     Case("0", "generator to sink, no server between them", (Job(label="nothing", contender="nothing"),), ()),
     _tcp(lf=False),
@@ -220,4 +230,5 @@ CASES: tuple[Case, ...] = (
     *_growth(),
     *_durability(),
     _bulkheads(),
+    _stalls(),
 )

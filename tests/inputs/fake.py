@@ -45,6 +45,7 @@ class FakeRouter:
         self.streams: list[FakeStream] = []
         self.flushed = 0  # frames that were there at the last flush
         self.flushes = 0
+        self.readers_behind = False
         self.room = trio.Event()
         self.room.set()
         self._changed = trio.lowlevel.ParkingLot()
