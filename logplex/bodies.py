@@ -198,7 +198,11 @@ class Bodies:
             return 0
         group = part.group
         layout = group.open_joined(route.channel)
-        rendered = None if layout is None else render(body, head, route.render(layout), layout.form)
+        if layout is None:
+            return 0
+        if layout is not route.layout:
+            route.render(layout)
+        rendered = render(body, head, route.rendered, layout.form)
         if rendered is None or (expected is not None and rendered[0] != expected):
             return 0
         group.append_joined(route.channel, Piece(*rendered, clean=True))

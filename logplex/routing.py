@@ -43,29 +43,22 @@ class Tokens(Protocol):
 class Route:
     """Where the messages of one middle `HOST APP PROC` go; learned once, used until something changes."""
 
-    __slots__ = ("_extra", "_layout", "_length", "_rendered", "_tail", "channel")
+    __slots__ = ("_length", "_tail", "channel", "extra", "layout", "rendered")
 
     def __init__(self, channel: Channel, source: str, process: str, length: int) -> None:
         self.channel = channel
         self._length = length
         self._tail = f" {source} {process} - "
-        self._layout = Layout(Form.RAW)  # none that lines are rendered in, so that the first entry renders
-        self._rendered = ""
-        self._extra = 0
+        self.layout = Layout(Form.RAW)  # none that lines are rendered in, so that the first entry renders
+        self.rendered = ""  # what stands between time and message
+        self.extra = 0  # how much longer that is
 
-    def entry(self, group: Group) -> Entry:
-        """The entry of this middle in an open group."""
-        layout, extend = group.open(self.channel)
-        return self.render(layout), self._extra, extend
-
-    def render(self, layout: Layout) -> str:
-        """What stands between time and message."""
-        if layout is not self._layout:
-            self._layout = layout
-            is_http = layout.form is Form.HTTP
-            self._rendered = f" host{self._tail}" if is_http else f" {layout.host}{self._tail}- "
-            self._extra = len(self._rendered) - 6 - self._length
-        return self._rendered
+    def render(self, layout: Layout) -> None:
+        """Have `rendered` and `extra` as this layout wants them."""
+        self.layout = layout
+        is_http = layout.form is Form.HTTP
+        self.rendered = f" host{self._tail}" if is_http else f" {layout.host}{self._tail}- "
+        self.extra = len(self.rendered) - 6 - self._length
 
 
 class Way:
@@ -243,27 +236,31 @@ class Routing:
 
 
 class Learner:
-    """Makes the entries of one part (fastpath.Learn); called once a middle and group."""
+    """Makes the entries of one part (fastpath.Learn); called once a middle and group, of many channels once a line."""
 
-    __slots__ = ("_entries", "_part", "_routing")
+    __slots__ = ("_entries", "_learned", "_open", "_part", "_routing")
 
     def __init__(self, routing: Routing, part: Part, entries: Entries) -> None:
         self._routing = routing
         self._part = part
         self._entries = entries
+        self._learned = part.way.learned
+        self._open = part.group.open
 
     def __call__(self, middle: str) -> Entry | None:
         """The entry of a middle, when its channel is known and nothing speaks against it."""
-        route = self.route(middle)
+        route = self._learned.get(middle) or self.route(middle)
         if route is None:
             return None
-        entry = self._entries[middle] = route.entry(self._part.group)
+        layout, extend = self._open(route.channel)
+        if layout is not route.layout:
+            route.render(layout)
+        entry = self._entries[middle] = route.rendered, route.extra, extend
         return entry
 
     def route(self, middle: str) -> Route | None:
         """The route of a middle, under the same conditions."""
-        part = self._part
-        return part.way.learned.get(middle) or self._routing.learn(middle, part)
+        return self._learned.get(middle) or self._routing.learn(middle, self._part)
 
 
 def now_ms() -> int:
