@@ -4,7 +4,7 @@ Rules (tests/test_fastpath.py: all ways agree on every input):
 
 * As fastpath.py, it takes only what it recognises to the last byte; of any other body it takes nothing.
 * Every frame ends with its only LF. So the text splits there, and each count is compared with what came out.
-* The first ` HOST APP ` of a line becomes one byte that must not occur else. One linear expression then sees to what
+* ` HOST APP ` becomes one byte that must not occur else, once in each line. One linear expression then sees to what
   is before that byte and to the start of what is behind it (the rest of a message may be anything), and the byte
   becomes what is sent.
 * Where the form that is kept ends a head in another way than the sender, the process and the end of the head belong
@@ -14,7 +14,6 @@ Rules (tests/test_fastpath.py: all ways agree on every input):
 
 import re
 from functools import lru_cache
-from itertools import repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -90,18 +89,18 @@ def render(body: bytes, head: Head, rendered: str, form: Form) -> tuple[int, byt
         same = len(head.process) + len(kept)
         sent, shown = sent[:-same], shown[:-same]
         behind += same + _MORE_PROCESS
-    lines = body.split(b"\n")
-    if lines.pop():
+    pieces = body.split(sent)  # and joined again: half of what replacing costs, line by line or all
+    lines = _MARK.join(pieces).split(b"\n")
+    if lines.pop() or len(pieces) != len(lines) + 1:  # some line says it twice, or another not at all
         return None
-    counts, new_counts = _counts(len(shown) - len(sent))
+    counts, new_counts = _counts(len(sent) - 1, len(shown) - len(sent))
     lengths = list(map(len, lines))
     try:
         old = list(map(counts.__getitem__, lengths))
     except IndexError:
         return None
     # A line that does not begin with its count keeps what it begins with, and the expression does not know that.
-    marked = map(bytes.replace, lines, repeat(sent), repeat(_MARK), repeat(1))
-    lines = list(map(bytes.removeprefix, marked, old))
+    lines = list(map(bytes.removeprefix, lines, old))
     starts = list(map(itemgetter(slice(_BEFORE + behind)), lines))
     starts.append(b"")
     if _STARTS[head.end, head.end == kept].fullmatch(b"\n".join(starts)) is None:
@@ -113,7 +112,9 @@ def render(body: bytes, head: Head, rendered: str, form: Form) -> tuple[int, byt
 
 
 @lru_cache(maxsize=128)
-def _counts(more: int) -> tuple[list[bytes], list[bytes]]:
-    """By the length of a line without its LF: the count that it must begin with, and what comes in its place."""
-    counts = [_BY_LENGTH.get(length, 0) for length in range(_LONGEST)]
+def _counts(less: int, more: int) -> tuple[list[bytes], list[bytes]]:
+    """By the length of a line without its LF, which is `less` than it was: the count that it must begin with, and
+    what comes in its place when it is `more` than it was.
+    """
+    counts = [_BY_LENGTH.get(length, 0) for length in range(less, _LONGEST)]
     return [_COUNTS[count] for count in counts], [_COUNTS[max(0, count + more)] for count in counts]

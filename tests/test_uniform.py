@@ -9,7 +9,7 @@ TIME = "2026-11-22T02:50:00.123456+00:00"
 APP = "t.00000001-0000-4000-8000-000000000001"
 RENDERED = {Form.HTTP: " host app {} - ", Form.SYSLOG: f" {HOLE.decode()} app {{}} - - "}
 COUNTED = [f"text {'y' * number} - - [z]" for number in (*range(100), 900, 1000)]  # counts of 2, 3 and 4 digits
-TEXTS = ["x", f"shuttle {APP} web.1 - - x", f"> shuttle {APP} web.1 - - x", *COUNTED]
+TEXTS = ["x", f"> shuttle/{APP} web.1 - - x", f"{APP} web.1", *COUNTED]
 
 
 def body(*texts: str, end: str = " - - ", host: str = "shuttle", processes: tuple[str, ...] = ("web.1",)) -> bytes:
@@ -61,6 +61,8 @@ def test_a_process_much_longer_than_the_first_leaves_the_body_to_the_others() ->
         body("x").replace(b"web.1", b"web.2"),  # the count still fits
         body("x").replace(b"<0>", b"<192>"),
         body("x").replace(b"2026-11-22", b"2026-11-31"),
+        body(f"> shuttle {APP} web.1 - - x"),
+        body(f"shuttle {APP} x") + body("x", host="other"),
         body("x").replace(b"shuttle", b"SHUTTLE").replace(b"- x", b"- x shuttle " + APP.encode()),
         body("x" * 3000),
         body("\1"),
