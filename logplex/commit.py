@@ -19,13 +19,13 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 
 import math
 import time
-from collections.abc import Callable
 
 import trio
 
 from .behind import Behind
 from .catchup import Work
 from .group import Group, Outcome
+from .poller import CallSoon
 from .trouble import Trouble
 from .writes import Spool, Write, Writes
 
@@ -34,10 +34,6 @@ CHANNEL_SECONDS = 0.0002  # of waiting that each channel of a group is worth
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
 BEHIND_SECONDS = 0.1  # until what was shown is written: nobody waits for it, and each write disturbs some line
 BEHIND_BYTES = 1024 * 1024  # shown before they are written: no more than caches hold
-
-
-CallSoon = Callable[[Callable[[], object]], None]
-"""Has something called in the loop, when what is ready now was taken."""
 
 
 class Committer:

@@ -30,6 +30,8 @@ INPUT = select.EPOLLIN | select.EPOLLRDHUP
 
 Told = Callable[[int], object]
 """Called with what has happened to a socket, as in epoll_ctl(2)."""
+CallSoon = Callable[[Callable[[], object]], None]
+"""Has something called in trio's thread, for any thread, in order: `Poller.call_soon`, or what trio has for it."""
 
 
 class Poller:

@@ -11,6 +11,7 @@ import structlog
 
 from ..config import Settings
 from ..errors import StoreError
+from ..poller import CallSoon
 from . import forget, tables
 from .directory import DataDirectory
 from .disk import write_all
@@ -18,7 +19,7 @@ from .journal import Journal, Write
 from .reserve import free_bytes
 from .segments import Segments
 from .spool import Spool, is_damaged
-from .sqlite import CallSoon, DatabaseThread
+from .sqlite import DatabaseThread
 from .writer import Writer
 
 log = structlog.get_logger()

@@ -22,6 +22,7 @@ import structlog
 import trio
 
 from ..errors import StoreError
+from ..poller import CallSoon
 
 log = structlog.get_logger()
 
@@ -29,9 +30,6 @@ CLOSE_SECONDS = 10.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CallSoon = Callable[[Callable[[], object]], None]
-"""Has something called in trio's thread; for any thread."""
 
 _Job = Callable[[sqlite3.Connection], None]
 
