@@ -148,6 +148,8 @@ def _walk_connections(journal: Journal, connections: list[Connection], timeline:
         position = _anchor(lines, timeline)
         if position is None and lines and timeline.matches(end, lines[0]):
             position = end  # only lines of the server's own, which have no number
+        if position is None and lines:
+            position = timeline.position_of(lines[0])  # after a crash that took lines, positions go on before `end`
         if position is None:
             if connection.end is End.RESET:
                 before = connection  # what it had was thrown away unread

@@ -341,3 +341,12 @@ def test_what_only_a_stream_saw_before_a_crash_took_it_stood_in_the_epoch_before
 
     assert walked(1.0) == []
     assert "came where" in walked(11.5)[0]
+
+
+def test_a_connection_with_nothing_but_a_line_without_a_number_is_placed_where_others_saw_it() -> None:
+    """After a crash that took lines, positions go on before those that a stream had."""
+    journal = sound()
+    journal.connections[1:] = [Connection("tcp", 11.1, [(11.2, TELLS)], 11.3, End.SHUT)]
+    timeline = Timeline("shop", journal, [])
+    _see_all(journal, timeline)
+    assert (EPOCH, COUNT - 1) in _walk(journal, "tcp", timeline).places

@@ -95,6 +95,10 @@ class Timeline:
         epoch = max(places, key=self._age)
         return epoch, places[epoch]
 
+    def position_of(self, line: Line) -> int | None:
+        """Where a line that has no number was seen last, in any epoch; its time tells it from others."""
+        return next((position for (_, position), seen in reversed(self.at.items()) if seen == line), None)
+
     def stays(self, name: Name) -> bool:
         """Whether a line stands at a place that stayed."""
         return any(
