@@ -23,7 +23,7 @@ from .group import Group, Outcome, Piece
 from .registry.records import Principal
 from .routing import Learner, Part, Routing, Way
 from .streams import is_incomplete
-from .uniform import first_head, render
+from .uniform import first_head, is_worth_it, render
 
 SLICE_BYTES = 128 * 1024  # of a body, between two checkpoints: below 2 ms
 STRICT_SLICE = 256  # frames of a body on the strict path, between two checkpoints
@@ -140,18 +140,28 @@ class Bodies:
         dropped: int,
         lost: int,
     ) -> Outcome:
-        """Take a body that the quick path does not take whole."""
+        """Take a body that the quick path does not take whole, or not before its token is loaded."""
+        part = None
         try:
-            part = await self._read_body(body, self._routing.way(principal))
-            self._check_count(part, expected, lenient=lenient)
+            if dropped or lost or not await self._take_once_loaded(body, principal, expected):
+                part = await self._read_body(body, self._routing.way(principal))
+                self._check_count(part, expected, lenient=lenient)
         except BaseException:
             if claim is not None:
                 self._window.forget(claim)
             raise
-        self._committer.current.absorb(part.group)
-        self._routing.count(part)
-        self._shipper_losses(principal, part, dropped, lost)
+        if part is not None:
+            self._committer.current.absorb(part.group)
+            self._routing.count(part)
+            self._shipper_losses(principal, part, dropped, lost)
         return await self._commit(claim).settled()
+
+    async def _take_once_loaded(self, body: bytes, principal: Principal, expected: int | None) -> bool:
+        """Load the token of a body's first line, where that is missing: whether the quick path then takes the body."""
+        head = first_head(body)
+        if head is None or not await self._routing.load_token(head.app, self._routing.way(principal)):
+            return False
+        return self._scan_whole(body, self._routing.way(principal), expected)
 
     def _check_count(self, part: Part, expected: int | None, *, lenient: bool) -> None:
         """Compare with `Logplex-Msg-Count`, before splitting (protocol section 3)."""
@@ -192,7 +202,7 @@ class Bodies:
 
     def _take_uniform(self, body: bytes, part: Part, learn: Learner, expected: int | None) -> int:
         """Take a body whose lines all have one host and app; how many there are, 0 for any other body."""
-        head = first_head(body)
+        head = first_head(body) if is_worth_it(body) else None
         route = None if head is None else learn.route(head.middle)
         if head is None or route is None:
             return 0

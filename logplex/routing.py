@@ -64,10 +64,11 @@ class Route:
 class Way:
     """How one principal's messages find their channel, with the middles that it has taught us."""
 
-    __slots__ = ("learned", "principal")
+    __slots__ = ("learned", "principal", "token")
 
     def __init__(self, principal: Principal | None) -> None:
         self.principal = principal  # None: a listener where the token is all that is asked for
+        self.token = principal.token if principal is not None else None  # to whose channel everything goes
         self.learned: dict[str, Route] = {}
 
     def may_write(self, channel_id: int) -> bool:
@@ -95,7 +96,7 @@ class Part:
 
     def __init__(self, way: Way, group: Group) -> None:
         self.way = way
-        self.token = way.principal.token if way.principal is not None else None
+        self.token = way.token
         self.group = group
         self.waiting: list[Message] = []
         self.unknown: set[str] = set()
@@ -209,6 +210,17 @@ class Routing:
         if channel is None or not part.way.may_write(token.channel_id):
             return None
         return Route(channel, token.name, process, len(middle))
+
+    async def load_token(self, app: bytes, way: Way) -> bool:
+        """Load the token by which a message is routed, where it is not loaded: whether it is now."""
+        token_id = app.decode("latin-1") if way.token is None else way.token.id
+        if self._is_loaded(way.token or self._tokens.token(token_id)):
+            return False
+        await self.load({token_id})
+        return self._is_loaded(self._tokens.token(token_id))
+
+    def _is_loaded(self, token: Token | None) -> bool:
+        return token is not None and self.channels.get(token.channel_id) is not None
 
     async def load(self, unknown: Collection[str]) -> None:
         """Load tokens, and make their channels active."""

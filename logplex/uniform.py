@@ -69,16 +69,21 @@ class Head(NamedTuple):
         return f"{self.host.decode()} {self.app.decode()} {self.process.decode()}"
 
 
+def is_worth_it(body: bytes) -> bool:
+    """Whether a body may be rendered as a whole, and gains by it."""
+    return LEAST_BYTES <= len(body) <= MOST_BYTES and _MARK not in body and body.isascii()
+
+
 def first_head(body: bytes) -> Head | None:
-    """The head of the first line; None when nothing is known of its kind here, or the body is not worth a look."""
-    if not LEAST_BYTES <= len(body) <= MOST_BYTES or _MARK in body or not body.isascii():
-        return None
+    """The head of the first line; None when nothing is known of its kind here."""
     match = _FIRST.match(body)
     return None if match is None else Head(*match.groups())
 
 
 def render(body: bytes, head: Head, rendered: str, form: Form) -> tuple[int, bytes] | None:
-    """All lines of a body without CR and NUL in a form, and their number, if all have the head's host and app.
+    """All lines of a body in a form, and their number, if all have the head's host and app.
+
+    The body `is_worth_it`, and has neither CR nor NUL.
 
     `rendered` is what the entry of the head's middle says (fastpath.Entry).
     """

@@ -1,6 +1,7 @@
 """The quick path and the strict path give the same on every input."""
 
 import itertools
+from functools import partial
 
 import pytest
 import trio
@@ -120,11 +121,13 @@ LAYOUTS = (
 )
 
 
-async def posted(body: bytes, layout: Layout = LAYOUTS[0], expected: int | None = None) -> tuple[Core, bool]:
+async def posted(
+    body: bytes, layout: Layout = LAYOUTS[0], expected: int | None = None, *, loaded: bool = True
+) -> tuple[Core, bool]:
     made = await core()
-    await made.router.routing.load(TOKENS)
-    for channel in made.channels:
-        channel.layout = layout
+    made.channels.on_new = lambda channel: setattr(channel, "layout", layout)
+    if loaded:
+        await made.router.routing.load(TOKENS)
     try:
         await made.router.take_body(body, EVERYONE, expected=expected)
     except MalformedBody:
@@ -134,7 +137,7 @@ async def posted(body: bytes, layout: Layout = LAYOUTS[0], expected: int | None 
 
 def seen(made: Core) -> list[object]:
     """All that a reader, an owner, a drain or an operator can tell apart."""
-    drops = {channel.id: dict(channel.page.dropped) for channel in made.channels}
+    drops = {channel.id: dict(channel.page.dropped) for channel in made.channels if channel.page.dropped}
     return [made.lines(1), made.lines(2), made.ledger.to_row(), drops, delivered(made)]
 
 
@@ -167,12 +170,14 @@ def test_a_stream_gives_the_same_lines_on_both_paths_however_it_is_cut(data: byt
     assert quick.balanced()
 
 
-@given(data=st.one_of(inputs, uniform_bodies()), layout=st.sampled_from(LAYOUTS))
-def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(data: bytes, layout: Layout) -> None:
+@given(data=st.one_of(inputs, uniform_bodies()), layout=st.sampled_from(LAYOUTS), loaded=st.booleans())
+def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(
+    data: bytes, layout: Layout, loaded: bool
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
         patch.setattr(uniform, "LEAST_BYTES", 0)
-        quick, quick_answer = trio.run(posted, data, layout)
+        quick, quick_answer = trio.run(partial(posted, data, layout, loaded=loaded))
         strictly(patch)
         strict, strict_answer = trio.run(posted, data, layout)
     assert quick_answer == strict_answer
@@ -180,6 +185,18 @@ def test_a_body_gives_the_same_lines_and_the_same_answer_on_both_paths(data: byt
     assert quick.balanced()
     if not quick_answer:
         assert quick.lines(1) == quick.lines(2) == []
+
+
+async def test_the_first_body_of_a_token_that_is_not_loaded_is_taken_the_quick_way() -> None:
+    body = b"".join(b"%d %b" % (len(line), line) for line in [_standard(TOKENS[0], "web.1", "x" * 200, "\n")] * 20)
+    made, answer = await posted(body, loaded=False)
+    assert answer
+    (batch,) = made.channel(1).recent(0, 1 << 40) or []
+    assert (batch.count, batch.form) == (20, LAYOUTS[0].form)
+    assert made.balanced()
+    unknown, answer = await posted(body.replace(TOKENS[0].encode(), b"t.unknown".ljust(len(TOKENS[0]), b"-")))
+    assert answer
+    assert unknown.ledger.unknown_token == 20
 
 
 @pytest.mark.parametrize("others", [0, 1, 20])
