@@ -121,7 +121,7 @@ class Channel:
         self.removed = False
         self.numbered = place.head  # the next position to give out; behind it up to `head` a group is committing
         self.page = place.page
-        self.layout = Layout(Form.SYSLOG)
+        self.layout = Layout(Form.HTTP)
         self.followers: list[Follower] = []
         self._oldest = place.oldest
         self._ring = ring

@@ -145,9 +145,12 @@ class RunningDrains:
         return min((0 if status is None else status.cursor for status in statuses), default=channel.head)
 
     def layout(self, channel: Channel) -> Layout:
-        """The layout that makes the channel's drains cheapest: that of its only kind, and of one syslog drain."""
+        """The layout that makes the channel's drains cheapest: that of its only kind, and of one syslog drain.
+
+        Without a drain it is that of HTTP, which is shorter, and nearer to what shippers send.
+        """
         kinds = self._of_channel.get(channel.id, {})
-        if set(kinds.values()) == {Kind.HTTP}:
+        if set(kinds.values()) <= {Kind.HTTP}:
             return Layout(Form.HTTP)
         for drain_id, kind in kinds.items():
             record = self._registry.drains.get(drain_id)
