@@ -32,7 +32,7 @@ from .writes import Spool, Write, Writes
 QUICK_SECONDS = 0.005  # what fills in it is still in the processor's cache when it is written
 CHANNEL_SECONDS = 0.0002  # of waiting that each channel of a group is worth
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
-BEHIND_SECONDS = 0.1  # until what was shown is written: nobody waits for it, and each write disturbs some line
+BEHIND_SECONDS = 0.25  # until what was shown is written: nobody waits for it, and each write disturbs some line
 BEHIND_BYTES = 1024 * 1024  # shown before they are written: no more than caches hold
 
 

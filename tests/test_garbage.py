@@ -12,6 +12,7 @@ from logplex.app.garbage import (
     GROWTH,
     GROWTH_AT_REST,
     LOOKS_BETWEEN,
+    YOUNG_OBJECTS,
     YOUNG_SECONDS,
     collect_in_steps,
     collected_by_hand,
@@ -69,10 +70,26 @@ async def test_what_is_young_is_collected_many_times_a_second(
         nursery.start_soon(lambda: collect_in_steps(live=lambda: 1))
         await trio.sleep(YOUNG_SECONDS / 2)
         for count in range(1, 30):
-            Knot()
+            knots = [Knot() for _ in range(YOUNG_OBJECTS)]
+            knots.clear()
             await trio.sleep(YOUNG_SECONDS)
             assert Knot.alive == 0
             assert collections == [1] * count
+
+
+async def test_a_few_young_ones_are_collected_once_a_second(
+    autojump_clock: MockClock, nursery: trio.Nursery, collections: list[int]
+) -> None:
+    with collected_by_hand():
+        nursery.start_soon(lambda: collect_in_steps(live=lambda: 1, young=lambda: YOUNG_OBJECTS - 1))
+        await trio.sleep(YOUNG_SECONDS / 2)
+        for count in range(1, 4):
+            Knot()
+            await trio.sleep(LOOK_SECONDS - YOUNG_SECONDS)
+            assert len(collections) == count - 1
+            await trio.sleep(YOUNG_SECONDS)
+            assert collections == [1] * count
+            assert Knot.alive == 0
 
 
 @pytest.mark.parametrize(("share", "growth"), [(0.1, GROWTH_AT_REST), (0.9, GROWTH)])

@@ -7,8 +7,8 @@ rings reach again and again. Both find next to nothing: what lives here is freed
 
 Rules:
 
-* What was made since the last look is looked through many times a second, so that it is never much. That finds what a
-  request or a connection leaves behind.
+* What was made since the last look is looked through many times a second, so that it is never much; where it is very
+  little, once a second. That finds what a request or a connection leaves behind.
 * A full collection comes when the server's live blocks of memory have grown by half since the last one and it has
   little to do, or when they have become three times as many. So cycles that only it finds are bounded, and a server
   that does not grow never stops.
@@ -24,6 +24,7 @@ from contextlib import contextmanager
 import trio
 
 YOUNG_SECONDS = 0.1
+YOUNG_OBJECTS = 700  # less is not worth a look of its own (what Python itself takes for the youngest generation)
 LOOKS_BETWEEN = 10  # looks at the young between two counts of all blocks, which cost more
 GROWTH_AT_REST, GROWTH = 1.5, 3.0
 REST_SHARE = 0.2  # of a processor's time, at most
@@ -44,18 +45,20 @@ async def collect_in_steps(
     *,
     live: Callable[[], int] = sys.getallocatedblocks,
     spent: Callable[[], float] = time.process_time,
+    young: Callable[[], int] = lambda: gc.get_count()[0],
     collect: Callable[[int], object] = gc.collect,
 ) -> None:
     """Collect the young again and again, and all when the `live` blocks have grown, until cancelled.
 
-    `spent` is the processor time so far, in seconds.
+    `spent` is the processor time so far, in seconds; `young` how many containers are new since the last collection.
     """
     last = live()
     while True:
         before = spent()
-        for _ in range(LOOKS_BETWEEN):
+        for looks_left in reversed(range(LOOKS_BETWEEN)):
             await trio.sleep(YOUNG_SECONDS)
-            collect(_YOUNG)
+            if not looks_left or young() >= YOUNG_OBJECTS:
+                collect(_YOUNG)
         rests = spent() - before < REST_SHARE * LOOKS_BETWEEN * YOUNG_SECONDS
         if live() >= (GROWTH_AT_REST if rests else GROWTH) * last:
             collect(_ALL)
