@@ -57,16 +57,12 @@ def compose(batches: Sequence[Batch], target: int) -> Request:
             continue
         data = batch.http()
         if size + len(data) > target:
-            cut = data.rfind(b"\n", 0, max(0, target - size)) + 1
-            if not cut and not body:
-                cut = data.index(b"\n") + 1  # one frame is longer than the target
-            if cut:
-                part = data[:cut]
-                body.append(part)
-                size += cut
-                lines = part.count(b"\n")
-                count += lines
-                end = batch.first + lines
+            if not body:  # else a later request takes it whole
+                cut = data.rfind(b"\n", 0, target) + 1 or data.index(b"\n") + 1  # one frame may be longer
+                body.append(data[:cut])
+                size = cut
+                count = body[0].count(b"\n")
+                end = batch.first + count
                 at = batch.at
             break
         body.append(data)

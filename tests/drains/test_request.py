@@ -26,20 +26,21 @@ def batches(groups: list[tuple[list[bytes], bool]], first: int) -> list[Batch]:
     return made
 
 
-def naive(given_: list[Batch], target: int) -> tuple[list[bytes], int, int]:
-    """Frames, end and filtered of one request."""
+def naive(given_: list[Batch], target: int, *, whole: bool = False) -> tuple[list[bytes], int, int]:
+    """Frames, end and filtered of one request, with as many frames as fit, or only so many whole batches of them."""
     render = renderer(SPEC, "app")
     taken: list[bytes] = []
     filtered = 0
     end = given_[0].first
     for batch in given_:
+        before, begin = list(taken), end
         for line in batch.lines():
             if batch.tails_only:
                 filtered += 1
             else:
                 frame = render(line, batch.at, end)
                 if taken and sum(map(len, taken)) + len(frame) > target:
-                    return taken, end, filtered
+                    return (before, begin, filtered) if before and whole else (taken, end, filtered)
                 taken.append(frame)
             end += 1
     return taken, end, filtered
@@ -51,7 +52,7 @@ def test_a_plain_request_ends_where_the_naive_one_does(
 ) -> None:
     given_ = batches(groups, first)
     request = compose(given_, target)
-    taken, end, filtered = naive(given_, target)
+    taken, end, filtered = naive(given_, target, whole=True)
     assert b"".join(request.body) == b"".join(taken)
     assert (request.first, request.count, request.size) == (first, len(taken), sum(map(len, taken)))
     assert request.lines + request.filtered == request.end - request.first
