@@ -100,11 +100,19 @@ class Job:
         return figures(sent, took, spent=spent, peak=server.memory(), copies=copies, timed=self.timed)
 
     def wake(self, server: Running, folder: Path) -> int:
-        """Where only some channels will be busy, a line for each, so that every drain connects; how many lines."""
+        """Where it is said which channels will be busy, a line for each: every drain connects. How many lines."""
         if not self.work.busy:
             return 0
+        kind = {name: value for name, value in self.load.items() if name in ("mode", "dialect", "lf")}
         base = self.options["connections"]
-        options = {"connections": 1, "base": base, "messages": len(server.tokens), "chunk": 1}
+        options = {
+            **kind,
+            "connections": 1,
+            "base": base,
+            "messages": len(server.tokens),
+            "chunk": 1,
+            "per_request": 1,
+        }
         load(server.tokens, folder, port=server.port, seconds=60, **options)
         server.rest()
         time.sleep(self.work.settle_seconds)

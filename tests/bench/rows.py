@@ -173,6 +173,12 @@ def _growth() -> Iterator[Case]:
     few = replace(OURS, label="1 channel", work=Work(drains=0))
     many = replace(OURS, label="10,000 channels", work=Work(channels=10_000, tokens=10_000, drains=0))
     yield Case("10-channels", "lines for 1 or 10,000 channels", (few, many), (Goal(many.label, CPU, 2, few.label),))
+    posts = [
+        replace(job, work=replace(job.work, entrance="http", busy=job.work.channels), load=_http_load(100))
+        for job in (few, many)
+    ]
+    title = "the same by POST /logs, 100 messages of one channel a request"
+    yield Case("10-posts", title, tuple(posts), (Goal(many.label, CPU, 2, few.label),))
     one = replace(OURS, label="1 drain")
     work = Work(channels=10_000, tokens=10_000, busy=100)
     all_ = replace(OURS, label="10,000 drains", work=work)

@@ -22,7 +22,7 @@ class Work:
     channels: int = 1
     drains: int = 1  # of each channel
     tokens: int = 100  # over all channels
-    busy: int = 0  # lines come for the first so many channels only, once every drain has connected; 0: for all
+    busy: int = 0  # lines come for the first so many channels, once all have had one; 0: for all, and at once
     bad: int = 0  # so many of the last channels drain to peers that hurt
     bad_places: tuple[str, ...] = ()  # where those are, HOST:PORT, in turn; a `*` becomes the channel's number
     name_server: int = 0  # the port of one that never answers, for the names among them
