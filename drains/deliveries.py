@@ -15,6 +15,7 @@ import trio
 
 from logplex.channel import Channel
 
+from .alarms import Alarms
 from .delivery import Delivery
 from .dial import Connect, Dialler, open_socket
 from .http import HttpDelivery
@@ -59,8 +60,9 @@ class Deliveries:
         self.limits = limits
         self.policy = policy
         self.crashes = 0
-        self._watch = Watch(poller)
-        self._dialler = Dialler(limits, policy, resolver, Contexts(ca_file=ca_file), self._watch, connect=connect)
+        self._alarms = Alarms()
+        watch = Watch(poller, self._alarms)
+        self._dialler = Dialler(limits, policy, resolver, Contexts(ca_file=ca_file), watch, connect=connect)
         self._site = Site(
             limits=limits,
             dial=self._dialler.dial,
@@ -71,6 +73,7 @@ class Deliveries:
             retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             redials=Pace(limits.redials_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             dials=Wakeups(limits.dials_in_a_turn),
+            alarms=self._alarms,
             make_room=self._drop_idle,
         )
         self._probe = Probe(self._dialler, limits, version, self._site.now_ms)
@@ -87,7 +90,7 @@ class Deliveries:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._watch.run)
+                nursery.start_soon(self._alarms.run)
                 nursery.start_soon(self._site.retries.run)
                 nursery.start_soon(self._site.redials.run)
                 nursery.start_soon(self._site.dials.run)

@@ -7,6 +7,8 @@ Rules:
   later batches. Everything else is repaired by people or time: the same range and id again, after a back-off.
 * A caught-up drain's batch goes out in `notify`; its answer is read by the poller, which sends what has come in the
   meantime. The drain's own task runs only to connect, to read the spool, to wait for the kernel, and for time-outs.
+* A request that follows another closely waits for a moment, and carries what comes meanwhile: a busy channel's drain
+  gets few requests with much in them, a quiet one's every line at once.
 * While a drain is behind, its batches grow to 1 MiB; the bytes are the channel's own, shared by its drains, and only
   what the kernel did not take counts against the app's share of rendered bytes.
 * An answer that dribbles in is read ever less often: it must not cost more than a whole one.
@@ -16,6 +18,8 @@ Rules:
 * A connection that was used before and ended without a byte of an answer was closed while idle: the request is sent
   once more on a fresh one, at once.
 """
+
+import math
 
 import trio
 
@@ -71,12 +75,13 @@ class HttpDelivery(Delivery):
         self._request: Request | None = None
         self._patience = spread(site.limits.request_seconds)
         self._deadline = 0.0
-        self._used_at = 0.0  # when the last request began
+        self._used_at = -math.inf  # when the last request began
         self._life_end = 0.0
         self._rest: memoryview | None = None
         self._held = 0
         self._reads = 0
         self._lingered = False
+        self._gathered = 0  # bytes that wait for the end of the pause
         self._failure: Failure | None = None
 
     def notify(self, batch: Batch) -> None:
@@ -84,11 +89,38 @@ class HttpDelivery(Delivery):
             if self._request is None:
                 self.wake()
             return
+        if self._gathered:
+            self._gathered += batch.size
+            if self._gathered >= self._sizes.enough:
+                self._end_pause()
+        elif not self._pause(batch.size):
+            self._send_now([batch] if batch.first == self.sent else None)
+
+    def _pause(self, size: int) -> bool:
+        """Whether `size` bytes wait for more now; `_end_pause` is called when they have."""
+        if not self._pauses(size):
+            return False
+        self._gathered = size
+        self.site.alarms.add(self._used_at + self.site.limits.pause_seconds, self._end_pause)
+        return True
+
+    def _pauses(self, size: int) -> bool:
+        """Whether `size` bytes are too few for a request so soon after the last one."""
+        pause = self.site.limits.pause_seconds
+        return size < self._sizes.enough and not self.hurried and trio.current_time() < self._used_at + pause
+
+    def _end_pause(self) -> None:
+        """Send what has gathered, if it still waits."""
+        if self._gathered and self._ready:
+            self._send_now(self.channel.recent(self.sent, 2 * self._sizes.target))
+
+    def _send_now(self, batches: list[Batch] | None) -> None:
+        """Send what follows, or have the task do it; None: that is not in the ring."""
         self._ready = False
         try:
-            if batch.first != self.sent or not self._send_recent([batch]):
+            if not batches or not self._send_recent(batches):
                 self.wake()
-        except Exception as exc:  # noqa: BLE001 - the commit goes on, whatever happens in one drain
+        except Exception as exc:  # noqa: BLE001 - commit and poller go on, whatever happens in one drain
             self.fail_with(exc)
 
     async def converse(self, link: Link) -> None:
@@ -110,7 +142,7 @@ class HttpDelivery(Delivery):
                 return
 
     def drop_idle_link(self) -> bool:
-        return self._request is None and super().drop_idle_link()
+        return self._request is None and not self._gathered and super().drop_idle_link()
 
     def parked_too_long(self) -> None:
         self._life_end = 0.0  # the task may still be parked for an answer that has come
@@ -178,14 +210,11 @@ class HttpDelivery(Delivery):
             self.wake()
             return
         batches = self.channel.recent(self.sent, 2 * self._sizes.target)
-        if batches:
-            if not self._send_recent(batches):
-                self.wake()
-        elif batches is None:
-            self.wake()
-        else:
+        if batches == [] or (batches and self._pause(sum(batch.size for batch in batches))):
             self._ready = True
             self.idle()
+        else:
+            self._send_now(batches)
 
     def _ended(self, answer: Answer) -> None:
         """The receiver closed the connection."""
@@ -231,9 +260,8 @@ class HttpDelivery(Delivery):
 
     async def _send_next(self, link: Link) -> None:
         """Compose what follows the cursor, from ring or spool, and send it."""
-        options = self.spec.options
-        if options.linger_seconds and not self._lingered and self.state.cut is None:
-            await self._linger(options.linger_seconds)
+        if self.state.cut is None:
+            await self._gather()
         rendered, app, target = self.site.rendered, self.channel.id, self._sizes.target
         if self._sizes.cut(self.sent) is not None:
             target = self._sizes.most
@@ -288,15 +316,24 @@ class HttpDelivery(Delivery):
             batches = batches + more
         return batches
 
-    async def _linger(self, seconds: float) -> None:
-        self._lingered = True
-        if not self.hurried:
-            with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
+    async def _gather(self) -> None:
+        """Let more lines come before a request, as the options say, and where the last one began just before."""
+        now = until = trio.current_time()
+        recent = self.channel.recent(self.sent, self._sizes.target)
+        if recent is not None and self._pauses(sum(batch.size for batch in recent)):
+            until = self._used_at + self.site.limits.pause_seconds
+        linger = self.spec.options.linger_seconds
+        if linger and not self._lingered:
+            self._lingered = True
+            until = max(until, now + linger)
+        if until > now and not self.hurried:
+            with trio.CancelScope(deadline=until) as scope:
                 self._parked = scope
                 await trio.sleep_forever()
 
     def hurry(self) -> None:
         super().hurry()
+        self._end_pause()
         if self._lingered and self._request is None:
             self._parked.cancel()
 
@@ -315,6 +352,7 @@ class HttpDelivery(Delivery):
         first = head(self._head, request, self._token, self.state.epoch, self._replay)
         parts = [first, *request.body]
         self._request = request
+        self._gathered = 0
         self._reads = 0
         if self._answer is not None:
             self._answer.next()
@@ -455,6 +493,7 @@ class HttpDelivery(Delivery):
         if trio.current_time() >= deadline:
             return False
         self._ready = self._inline and self.state.cut is None
+        self._gathered = 0
         self.idle()
         try:
             await self.park(deadline)

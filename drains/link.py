@@ -12,22 +12,20 @@ Rules:
 """
 
 import fcntl
-import heapq
-import math
-import select
 import socket
 import ssl
 import struct
 import termios
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import trio
 
+from .alarms import Alarms
+
 RECEIVE_BYTES = 65536
 _RECORD_BYTES = 16384  # of TLS (RFC 8446 section 5.1)
-_INPUT = select.EPOLLIN | select.EPOLLRDHUP
 _NO_BYTES = b"\0\0\0\0"
 
 Buffer = bytes | memoryview
@@ -81,61 +79,24 @@ class Link(Protocol):
 class Poller(Protocol):
     """Watches sockets (logplex/poller.py)."""
 
-    def add(self, descriptor: int, told: Callable[[int], object], events: int) -> None:
-        """Have `told` called while there is something to read."""
+    def watch(self, descriptor: int, told: Callable[[int], object]) -> None:
+        """Have `told` called as long as there is something to read; a socket that is watched already stays so."""
 
     def remove(self, descriptor: int) -> None:
         """Forget a socket before it is closed; also one that is not watched."""
 
 
-class Watch:
-    """The reading side of all links; `run` is the task that goes on with those that rest."""
+class Watch(NamedTuple):
+    """Who looks at the links: at those that are watched, and, when they have rested, at the others again."""
 
-    def __init__(self, poller: Poller) -> None:
-        self._poller = poller
-        self._watched: set[int] = set()
-        self._resting: list[tuple[float, int, SocketLink]] = []  # a heap: until when, in which order, which link
-        self._rests = 0
-        self._rest = trio.Event()  # something rests
-
-    async def run(self) -> None:
-        """Watch again what has rested; ends when cancelled."""
-        while True:
-            with trio.move_on_at(self._resting[0][0] if self._resting else math.inf):
-                await self._rest.wait()
-            self._rest = trio.Event()
-            self._watch_rested()
-
-    def add(self, number: int, link: "SocketLink") -> None:
-        """Watch a socket; one that is watched already stays so."""
-        if number not in self._watched:
-            self._poller.add(number, link.look, _INPUT)
-            self._watched.add(number)
-
-    def remove(self, number: int) -> None:
-        """Stop watching; also what is not watched."""
-        if number in self._watched:
-            self._watched.discard(number)
-            self._poller.remove(number)
-
-    def rest(self, link: "SocketLink", seconds: float) -> None:
-        """Watch a link again after so long, if it still rests then."""
-        self._rests += 1
-        heapq.heappush(self._resting, (trio.current_time() + seconds, self._rests, link))
-        self._rest.set()
-
-    def _watch_rested(self) -> None:
-        now = trio.current_time()
-        while self._resting and self._resting[0][0] <= now:
-            link = heapq.heappop(self._resting)[2]
-            if link.resting:
-                link.watch()
+    poller: Poller
+    alarms: Alarms
 
 
 class SocketLink:
     """A TCP (or connected UDP) socket."""
 
-    __slots__ = ("_number", "_sock", "_watch", "on_readable", "resting")
+    __slots__ = ("_number", "_resting", "_sock", "_watch", "on_readable")
 
     locked = 0
     accepted = True
@@ -145,7 +106,7 @@ class SocketLink:
         self._number = sock.fileno()
         self._watch = watch
         self.on_readable: Callable[[], None] = _nothing
-        self.resting = False
+        self._resting = False
 
     def send(self, data: Buffer) -> int:
         try:
@@ -177,17 +138,21 @@ class SocketLink:
         self.on_readable()
 
     def pause(self) -> None:
-        self.resting = False
-        self._watch.remove(self._number)
+        self._resting = False
+        self._watch.poller.remove(self._number)
 
     def watch(self) -> None:
-        self.resting = False
-        self._watch.add(self._number, self)
+        self._resting = False
+        self._watch.poller.watch(self._number, self.look)
 
     def rest(self, seconds: float) -> None:
-        self._watch.remove(self._number)
-        self._watch.rest(self, seconds)
-        self.resting = True
+        self.pause()
+        self._resting = True
+        self._watch.alarms.add(trio.current_time() + seconds, self._rested)
+
+    def _rested(self) -> None:
+        if self._resting:
+            self.watch()
 
     async def wait_writable(self) -> None:
         await trio.lowlevel.wait_writable(self._number)

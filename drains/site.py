@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from logplex.channel import Channel
 
+from .alarms import Alarms
 from .limits import Limits, Pace, Share, Wakeups
 from .link import Link
 from .rendered import Rendered
@@ -32,6 +33,7 @@ class Site:
     retries: Pace
     redials: Pace
     dials: Wakeups
+    alarms: Alarms
     dirty: "set[Delivery]" = field(default_factory=set)
     make_room: Callable[[], object] = lambda: None
     wall: Callable[[], float] = time.time

@@ -2,6 +2,7 @@
 
 Rules (protocol section 7):
 
+* Half the usual size is enough for a request at any time: two such would not fit together.
 * A batch has the usual size; while the drain is behind by more than one, the size doubles up to the most. 413 halves
   it for good.
 * The cut of a batch whose first try failed stands: the next tries carry the same positions.
@@ -33,6 +34,11 @@ class Sizes:
         """The most bytes of the next batch."""
         most = self._state.max_bytes
         return min(self._target, most) if most else self._target
+
+    @property
+    def enough(self) -> int:
+        """Bytes that need not wait for more."""
+        return self.target // 2
 
     @property
     def most(self) -> int:

@@ -51,8 +51,13 @@ class Poller:
         self._epoll.register(descriptor, events)
         self._told[descriptor] = told
 
+    def watch(self, descriptor: int, told: Told) -> None:
+        """Have `told` called as long as there is something to read, or an end; nothing where that is so already."""
+        if descriptor not in self._told:
+            self.add(descriptor, told, INPUT)
+
     def remove(self, descriptor: int) -> None:
-        """Forget a socket before it is closed."""
+        """Forget a socket before it is closed; also one that is not watched."""
         if self._told.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 

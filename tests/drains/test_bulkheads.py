@@ -261,7 +261,7 @@ def test_room_is_made_by_those_whose_kernels_took_nothing_for_longest(monkeypatc
 async def test_receivers_that_take_nothing_do_not_keep_others_from_sending(
     scheme: str, autojump_clock: MockClock
 ) -> None:
-    async with street_of(batch_bytes=10_000, rendered_bytes=100_000, rendered_share=4) as street:
+    async with street_of(batch_bytes=10_000, rendered_bytes=100_000, rendered_share=4, pause_seconds=0) as street:
         for number in range(1, 31):
             street.add(number, "tight.example", scheme=scheme)
         street.add(100, "good.example")

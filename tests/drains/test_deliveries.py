@@ -155,7 +155,7 @@ async def test_states_are_handed_out_when_they_changed_and_go_on_after_a_restart
 
 async def test_states_are_looked_at_ten_times_a_second_at_most() -> None:
     world = World()
-    async with http_receiver() as receiver, running(world) as deliveries:
+    async with http_receiver() as receiver, running(world, limits=Limits(pause_seconds=0)) as deliveries:
         deliveries.add(spec(f"http://127.0.0.1:{receiver.port}"), world.channel, None)
         looked = 0
         with trio.fail_after(5):

@@ -1,9 +1,12 @@
 """The delivery loop in memory, on a mock clock: when it dials, waits, closes and tells."""
 
+import re
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from drains.alarms import Alarms
 from drains.delivery import Delivery
 from drains.http import HttpDelivery
 from drains.limits import Limits, Pace, Share, Wakeups
@@ -36,6 +39,7 @@ class Rig:
             retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             redials=Pace(limits.redials_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             dials=Wakeups(limits.dials_in_a_turn),
+            alarms=Alarms(),
             wall=lambda: 1_770_000_000 + trio.current_time(),
         )
         kind = HttpDelivery if url.startswith("http") else SyslogDelivery
@@ -46,6 +50,7 @@ class Rig:
         nursery.start_soon(self.site.retries.run)
         nursery.start_soon(self.site.redials.run)
         nursery.start_soon(self.site.dials.run)
+        nursery.start_soon(self.site.alarms.run)
         nursery.start_soon(self.delivery.run)
 
     def write(self, *lines: bytes) -> None:
@@ -127,7 +132,7 @@ async def test_a_request_takes_30_seconds_at_most(autojump_clock: MockClock, nur
 
 
 async def test_a_dribbling_answer_is_read_ever_less_often(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    rig = Rig("http://a.example")
+    rig = Rig("http://a.example", Limits(pause_seconds=0))
     rig.start(nursery)
     rig.write(b"a")
     await rig.quiet()
@@ -329,3 +334,96 @@ async def test_linger_gathers_lines(autojump_clock: MockClock, nursery: trio.Nur
     rig.delivery.hurry()
     await rig.quiet()
     assert rig.door.link.sent.count(b"POST") == 2
+
+
+def counts(sent: bytes | bytearray) -> list[int]:
+    """How many frames each request says that it holds."""
+    return [int(count) for count in re.findall(rb"Logplex-Msg-Count: (\d+)", sent)]
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "json"}])
+async def test_requests_of_a_busy_channel_are_few_and_a_quiet_ones_go_at_once(
+    options: dict[str, object], autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example", **options)
+    rig.start(nursery)
+    requests: list[list[int]] = []  # what has been sent after each line, or each wait
+    for step in range(18):
+        if step < 10:
+            rig.write(b"%d" % step)  # from 0 to 180 ms
+        await rig.quiet()
+        sent = counts(rig.door.link.sent)
+        if (requests and len(sent) > len(requests[-1])) or not requests:
+            rig.door.link.answer(OK)
+        requests.append(sent)
+        await trio.sleep(0.02)
+    assert requests[4] == [1]
+    assert [len(requests[-1]), sum(requests[-1])] == [3, 10]
+    for _ in range(3):
+        rig.write(b"again")
+        await rig.quiet()  # at once
+        rig.door.link.answer(OK)
+        await trio.sleep(0.2)
+    assert counts(rig.door.link.sent) == [*requests[-1], 1, 1, 1]
+    assert len(rig.door.links) == 1
+    assert rig.delivery.state.delivered == 13
+
+
+async def test_much_does_not_wait_for_more(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    rig = Rig("http://a.example", Limits(batch_bytes=1000, max_batch_bytes=1000, pause_seconds=60))
+    rig.start(nursery)
+    rig.write(b"first")
+    await rig.quiet()
+    link = rig.door.link
+    link.answer(OK)
+    rig.write(b"a" * 200)
+    await rig.quiet()
+    assert counts(link.sent) == [1]
+    rig.write(b"b" * 300)  # together half of what a request carries
+    assert counts(link.sent) == [1, 2]
+    rig.write(b"c" * 600)  # comes before the answer, and is enough
+    link.answer(OK)
+    assert counts(link.sent) == [1, 2, 1]
+    link.answer(OK)
+    rig.write(b"d")
+    await trio.sleep(30)
+    assert counts(link.sent) == [1, 2, 1]
+    rig.delivery.hurry()  # the server stops
+    assert counts(link.sent) == [1, 2, 1, 1]
+    link.answer(OK)
+    rig.write(b"e")
+    assert counts(link.sent) == [1, 2, 1, 1, 1]
+
+
+async def test_a_connection_with_lines_that_wait_is_not_given_up(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example")
+    rig.start(nursery)
+    rig.write(b"a")
+    await rig.quiet()
+    link = rig.door.link
+    link.answer(OK)
+    rig.write(b"b")
+    assert not rig.delivery.drop_idle_link()
+    await trio.sleep(0.2)
+    link.answer(OK)
+    assert rig.delivery.drop_idle_link()
+
+
+async def test_a_connection_that_ends_while_lines_wait_costs_none_of_them(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example")
+    rig.start(nursery)
+    rig.write(b"a")
+    await rig.quiet()
+    rig.door.link.answer(OK)
+    rig.write(b"b")
+    rig.door.link.answer(b"")  # the end
+    await trio.sleep(0.2)
+    assert len(rig.door.links) == 2
+    assert counts(rig.door.link.sent) == [1]
+    rig.door.link.answer(OK)
+    assert rig.delivery.state.delivered == 2
+    assert rig.delivery.state.retried == 0

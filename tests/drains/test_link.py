@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from drains.alarms import Alarms
 from drains.link import SocketLink, Watch
 
 from ..polling import polling
@@ -41,9 +42,9 @@ class Called:
 @asynccontextmanager
 async def polled(count: int) -> AsyncIterator[list[Called]]:
     async with polling() as poller, trio.open_nursery() as nursery:
-        watch = Watch(poller)
+        watch = Watch(poller, Alarms())
         links = [Called(watch) for _ in range(count)]
-        nursery.start_soon(watch.run)
+        nursery.start_soon(watch.alarms.run)
         yield links
         nursery.cancel_scope.cancel()
         for link in links:

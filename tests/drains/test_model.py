@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from drains.alarms import Alarms
 from drains.delivery import Delivery
 from drains.http import HttpDelivery
 from drains.limits import Limits, Pace, Share, Wakeups
@@ -83,6 +84,7 @@ class Life:
             retries=Pace(1000, 10, 10),
             redials=Pace(1000, 10, 10),
             dials=Wakeups(10),
+            alarms=Alarms(),
             wall=lambda: 1_770_000_000 + trio.current_time(),
         )
         self.options = options
@@ -144,6 +146,7 @@ def test_a_syslog_drain_delivers_or_counts_every_line(steps: list[tuple[str, Any
             nursery.start_soon(life.site.retries.run)
             nursery.start_soon(life.site.redials.run)
             nursery.start_soon(life.site.dials.run)
+            nursery.start_soon(life.site.alarms.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 link = life.links[-1] if life.links else None
@@ -292,6 +295,7 @@ def test_an_http_drain_delivers_refuses_or_counts_every_line(steps: list[tuple[s
             nursery.start_soon(life.site.retries.run)
             nursery.start_soon(life.site.redials.run)
             nursery.start_soon(life.site.dials.run)
+            nursery.start_soon(life.site.alarms.run)
             nursery.start_soon(run, life.delivery)
             for step, value in steps:
                 match step:

@@ -5,6 +5,7 @@ import socket
 import pytest
 import trio
 
+from drains.alarms import Alarms
 from drains.dial import Dialler
 from drains.limits import Limits
 from drains.link import Watch
@@ -103,7 +104,7 @@ def dialler(resolver: NoResolver, dialled: list[str], policy: Policy | None = No
         return ours
 
     limits = Limits()
-    return Dialler(limits, policy or Policy(), resolver, Contexts(), Watch(Poller()), connect=connect)
+    return Dialler(limits, policy or Policy(), resolver, Contexts(), Watch(Poller(), Alarms()), connect=connect)
 
 
 @pytest.mark.parametrize("address", REFUSED)
