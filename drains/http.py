@@ -38,6 +38,7 @@ from .sizes import Sizes
 from .spec import DrainSpec, Format
 from .state import DrainState
 from .status import Failure
+from .unsent import Unsent
 
 _AT_FAULT = (400, 413, 422)
 _ANSWER_GRACE_SECONDS = 5.0  # for the rest of an answer whose status is known
@@ -77,8 +78,7 @@ class HttpDelivery(Delivery):
         self._deadline = 0.0
         self._used_at = -math.inf  # when the last request began
         self._life_end = 0.0
-        self._rest: memoryview | None = None
-        self._held = 0
+        self._unsent = Unsent(site.rendered, self, channel.id)
         self._reads = 0
         self._lingered = False
         self._gathered = 0  # bytes that wait for the end of the pause
@@ -130,7 +130,7 @@ class HttpDelivery(Delivery):
             await self.go_on()
             if self._failure is not None:
                 raise self._failure
-            if self._rest is not None:
+            if self._unsent:
                 await self._flush(link)
             elif self._request is not None:
                 await self._wait_for_answer(link)
@@ -150,7 +150,7 @@ class HttpDelivery(Delivery):
 
     def disconnected(self) -> None:
         self._ready = False
-        self._let_go()
+        self._unsent.let_go()
         self._failure = None
         request, self._request = self._request, None
         if request is not None and self.state.cursor == request.first:
@@ -178,7 +178,7 @@ class HttpDelivery(Delivery):
         if not answer.feed(data):
             self._failure = Failure("protocol", "what came back is no HTTP answer, or one without end")
             self._to_task(link)
-        elif answer.known and self._rest is None:
+        elif answer.known and not self._unsent:
             self._known(answer, link)
         elif answer.known and not 200 <= answer.status < 300:
             self._parked.cancel()  # refused before it was sent whole
@@ -238,7 +238,7 @@ class HttpDelivery(Delivery):
         self._ready = False
         link.pause()
         self.wake()
-        if self._rest is not None:
+        if self._unsent:
             self._parked.cancel()
 
     # Sending.
@@ -246,7 +246,7 @@ class HttpDelivery(Delivery):
     def _send_recent(self, batches: list[Batch]) -> bool:
         """Send from the ring, without waiting; False when the task has to do it."""
         state, link = self.state, self.link
-        if link is None or state.cut is not None or state.epoch != self.channel.epoch or self._rest is not None:
+        if link is None or state.cut is not None or state.epoch != self.channel.epoch or self._unsent:
             return False
         if not self.site.rendered.fits(self.channel.id, self._sizes.target):
             return False
@@ -362,11 +362,8 @@ class HttpDelivery(Delivery):
         taken = link.send_parts(parts)
         left = len(first) + request.size - taken
         if left:
-            rest = b"".join(parts)
-            self._rest = memoryview(rest)[taken:]
-            self._held = left
             self.site.rendered.force(self.channel.id, left)
-            self.site.rendered.hold(self)
+            self._unsent.keep(b"".join(parts), taken)
             self.wake()
         request.body = []
 
@@ -376,7 +373,7 @@ class HttpDelivery(Delivery):
             self._parked = scope
             await link.wait_writable()
         await self.go_on()
-        rest, answer, request = self._rest, self._answer, self._request
+        rest, answer, request = self._unsent.rest, self._answer, self._request
         if self._failure is not None or rest is None or answer is None or request is None:
             return
         refused = answer.known and not 200 <= answer.status < 300
@@ -393,28 +390,17 @@ class HttpDelivery(Delivery):
             if request is self._request:
                 self._refused(request, answer)
             answer.reusable = False
-        elif taken < len(rest):
-            self._rest = rest[taken:]
-            if taken:
-                self.site.rendered.hold(self)
-        else:
-            self._let_go()
-            if answer.known:
-                self._known(answer, link)
+            return
+        self._unsent.took(taken)
+        if answer.known and not self._unsent:
+            self._known(answer, link)
 
     def give_up_rendered(self) -> None:
-        if self._rest is not None and self._failure is None:
+        if self._unsent and self._failure is None:
             text = "the receiver does not take the request, and others need the memory"
             self._failure = Failure("timeout", text)
-            self._let_go()
+            self._unsent.let_go()
             self._parked.cancel()
-
-    def _let_go(self) -> None:
-        self._rest = None
-        if self._held:
-            self.site.rendered.let_go(self)
-            self.site.rendered.give_back(self.channel.id, self._held)
-            self._held = 0
 
     # Answers.
 
@@ -457,7 +443,7 @@ class HttpDelivery(Delivery):
     def _refused(self, request: Request, answer: Answer) -> None:
         """Any status but 2xx."""
         status = answer.status
-        self._let_go()
+        self._unsent.let_go()
         if status not in _AT_FAULT:
             text = f"answered {status}" + ("; redirects are not followed" if 300 <= status < 400 else "")
             wait = None if answer.retry_after is None else retry_after(answer.retry_after, self.site.wall())

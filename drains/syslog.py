@@ -30,6 +30,7 @@ from .site import Site
 from .spec import DrainSpec
 from .state import DrainState, Untold
 from .status import Failure
+from .unsent import Unsent
 
 _TURN_BYTES = 4 * 1024 * 1024  # of the ring in a turn: as much as all inputs may take in one
 _MARKS = 256  # not yet settled sends; then the kernel is asked, so that they stay few
@@ -65,10 +66,9 @@ class SyslogDelivery(Delivery):
         self._render = renderer(spec, channel.name)
         self._plain = spec.options.plain
         self._ready = False  # connected, caught up, nothing waits: `notify` may send
-        self._bytes = 0  # given to the kernel on this connection, or waiting in `_rest`
+        self._bytes = 0  # given to the kernel on this connection, or waiting in `_unsent`
         self._marks: deque[Mark] = deque()
-        self._rest: memoryview | None = None
-        self._held = 0  # rendered bytes that `_rest` counts as
+        self._unsent = Unsent(site.rendered, self, channel.id)
         self._untold = 0  # lines of a loss that this connection has not told yet
         self._settled = 0  # bytes of this connection whose marks are settled
         self._unexpected = 0
@@ -105,7 +105,7 @@ class SyslogDelivery(Delivery):
             await self.go_on()
             if self._closed_by_peer:
                 raise Failure("closed", "the receiver closed the connection")
-            if self._rest is not None:
+            if self._unsent:
                 await self._flush(link)
             elif self._untold or self.sent < self.head:
                 await self._catch_up(link)
@@ -117,8 +117,7 @@ class SyslogDelivery(Delivery):
         link = self.link
         if link is None or not self._marks or not self._counts(link):
             return
-        waiting = len(self._rest) if self._rest is not None else 0
-        arrived = self._bytes - waiting - link.unacknowledged()
+        arrived = self._bytes - len(self._unsent) - link.unacknowledged()
         marks = self._marks
         if marks[0].bytes > arrived:
             return
@@ -141,8 +140,7 @@ class SyslogDelivery(Delivery):
 
     def settle_broken(self, link: Link) -> None:
         """Go back to the first frame that the peer's kernel has not acknowledged."""
-        waiting = len(self._rest) if self._rest is not None else 0
-        arrived = self._bytes - waiting - link.unacknowledged()
+        arrived = self._bytes - len(self._unsent) - link.unacknowledged()
         self.link = link
         self.settle()
         self.link = None
@@ -160,7 +158,7 @@ class SyslogDelivery(Delivery):
     def disconnected(self) -> None:
         self._ready = False
         self._marks.clear()
-        self._let_go()
+        self._unsent.let_go()
         self._bytes = self._settled = 0
         self._unexpected = 0
         self._closed_by_peer = False
@@ -272,7 +270,7 @@ class SyslogDelivery(Delivery):
         An input takes megabytes in a turn, so a drain that took a batch a turn would never catch up with it.
         """
         begin = self._bytes
-        while self._bytes - begin < _TURN_BYTES and self._rest is None:
+        while self._bytes - begin < _TURN_BYTES and not self._unsent:
             batches = self.channel.recent(self.sent, self.site.limits.batch_bytes)
             if batches is None:
                 return self._bytes > begin
@@ -324,26 +322,24 @@ class SyslogDelivery(Delivery):
         if not left:
             return
         if self.site.rendered.try_take(self.channel.id, left):
-            self._held = left
-            self._rest = memoryview(data)[taken:]
-            self.site.rendered.hold(self)
-            return
-        self._keep_begun(data, taken)
+            self._unsent.keep(data, taken)
+        else:
+            self._keep_begun(data, taken)
 
     def give_up_rendered(self) -> None:
-        rest = self._rest
-        if rest is None or not self._held:
+        rest = self._unsent.rest
+        if rest is None or not self._unsent.counts:
             return
         data = rest.obj
         assert isinstance(data, bytes)
-        self._let_go()
+        self._unsent.let_go()
         self._keep_begun(data, len(data) - len(rest))
 
     def _keep_begun(self, data: bytes, taken: int) -> None:
         """Keep the rest of the frame that was begun; what follows is rendered again."""
         must = taken + (self.link.locked if self.link is not None else 0)
         kept = next(end for end in frame_ends(data) if end >= must)
-        self._rest = memoryview(data[taken:kept])
+        self._unsent.keep_uncounted(data[taken:kept])
         self._forget_after(data, kept)
 
     def _forget_after(self, data: bytes, kept: int) -> None:
@@ -368,22 +364,9 @@ class SyslogDelivery(Delivery):
     async def _flush(self, link: Link) -> None:
         await link.wait_writable()
         await self.go_on()
-        rest = self._rest
+        rest = self._unsent.rest
         if rest is not None:
-            taken = link.send(rest)
-            if taken == len(rest):
-                self._let_go()
-            elif taken:
-                self._rest = rest[taken:]
-                if self._held:
-                    self.site.rendered.hold(self)
-
-    def _let_go(self) -> None:
-        self._rest = None
-        if self._held:
-            self.site.rendered.let_go(self)
-            self.site.rendered.give_back(self.channel.id, self._held)
-            self._held = 0
+            self._unsent.took(link.send(rest))
 
 
 def frame_ends(data: bytes) -> Iterator[int]:
