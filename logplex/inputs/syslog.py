@@ -3,8 +3,8 @@
 Rules:
 
 * A readable socket is read until it would block, `READS_PER_TURN` times, or for `TURN_SECONDS`; then the router
-  flushes and others have their turn; sooner (`READS_BEHIND`) while a drain or a tail has to catch up. No timer waits
-  for more: under load reads are large, and idle every line goes at once (design section 2).
+  flushes and others have their turn; after one read of `READ_BYTES_BEHIND` while a drain or a tail has to catch up. No
+  timer waits for more: under load reads are large, and idle every line goes at once (design section 2).
 * Raw non-blocking sockets: a `SocketStream` costs three to ten times as much a read. Nothing is allocated for a
   connection that is silent but its task.
 * `feed` waits while memory is full; then the socket is not read, and the peer's kernel holds what it sends.
@@ -18,7 +18,6 @@ Rules:
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -31,7 +30,7 @@ from .tls import TlsReceiver
 
 READ_BYTES = 64 * 1024  # larger ones are slower: the memory of each has to come from the kernel
 READS_PER_TURN = 8  # design section 2: 4 to 16 make sends of 75 to 290 messages
-READS_BEHIND = 1  # with all eight, a reader that gets a piece of the spool in some turns would never catch up
+READ_BYTES_BEHIND = 16 * 1024  # a reader that gets a piece of the spool every few turns has to gain on all inputs
 TURN_SECONDS = 0.003  # what eight full reads of ordinary messages take; rubbish and odd ones take longer
 HANDSHAKE_SECONDS = 10.0  # as much as a request's header section may take
 
@@ -105,7 +104,7 @@ class _Server:
     async def __call__(self, connection: socket.socket, peer: Any) -> str:
         """Receive all that a connection sends; why it ended."""
         if self._tls is None:
-            return await self._receive(connection, partial(connection.recv, READ_BYTES), peer)
+            return await self._receive(connection, connection.recv, peer)
         receiver = TlsReceiver(connection, self._tls)
         try:
             with trio.fail_after(self._handshake_seconds):
@@ -120,16 +119,16 @@ class _Server:
         receiver.close()
         return ended
 
-    async def _receive(self, connection: socket.socket, receive: Callable[[], bytes], peer: Any) -> str:
+    async def _receive(self, connection: socket.socket, receive: Callable[[int], bytes], peer: Any) -> str:
         router = self._router
         stream = router.stream(bound=self._bound)
         feed = stream.feed
         while True:
-            reads = READS_BEHIND if router.readers_behind else READS_PER_TURN
+            size, reads = (READ_BYTES_BEHIND, 1) if router.readers_behind else (READ_BYTES, READS_PER_TURN)
             due = monotonic() + TURN_SECONDS
             while reads:
                 try:
-                    data = receive()
+                    data = receive(size)
                 except BlockingIOError:
                     router.flush()
                     await trio.lowlevel.wait_readable(connection)

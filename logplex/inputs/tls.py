@@ -64,15 +64,15 @@ class TlsReceiver:
             else:
                 return await self._send_all()
 
-    def receive(self) -> bytes:
-        """What has arrived, b"" at the end.
+    def receive(self, max_bytes: int) -> bytes:
+        """What has arrived, b"" at the end; of the socket's bytes at most `max_bytes`, and at most `READ_BYTES`.
 
         Raises BlockingIOError when nothing has, other OSError (ssl.SSLError is one) when the connection is broken.
         """
         while not self._ended:
             if self._error is not None:
                 raise self._error
-            data = self._socket.recv(READ_BYTES)
+            data = self._socket.recv(min(max_bytes, READ_BYTES))
             if data:
                 self._incoming.write(data)
             else:

@@ -18,7 +18,7 @@ from logplex.errors import SetupError
 from logplex.framing import CUT_OFF, NO_FRAMING, RESYNC_FRAMES, Malformed
 from logplex.inputs import listening
 from logplex.inputs.listening import Connections, listen_tcp
-from logplex.inputs.syslog import READ_BYTES, READS_BEHIND, READS_PER_TURN, serve_tcp
+from logplex.inputs.syslog import READ_BYTES, READ_BYTES_BEHIND, READS_PER_TURN, serve_tcp
 from logplex.inputs.tls import server_context
 from logplex.registry.records import ChannelRecord, Token
 from tests.core import Core
@@ -171,8 +171,8 @@ async def test_while_memory_is_full_the_socket_is_not_read() -> None:
         await server.router.flushed_frames(1 + sent // 5)
 
 
-@pytest.mark.parametrize(("behind", "reads"), [(False, READS_PER_TURN), (True, READS_BEHIND)])
-async def test_a_busy_connection_flushes_and_gives_others_their_turn(behind: bool, reads: int) -> None:
+@pytest.mark.parametrize(("behind", "turn"), [(False, READS_PER_TURN * READ_BYTES), (True, READ_BYTES_BEHIND)])
+async def test_a_busy_connection_flushes_and_gives_others_their_turn(behind: bool, turn: int) -> None:
     """The busy one is never empty: its sender runs in this very loop, and only when the server gives it its turn."""
     async with served() as server:
         server.router.readers_behind = behind
@@ -189,7 +189,7 @@ async def test_a_busy_connection_flushes_and_gives_others_their_turn(behind: boo
             await server.router.until(lambda: b"<2>other" in server.router.frames)
             nursery.cancel_scope.cancel()
         fed = sum(len(data) for data in server.router.streams[0].fed)
-        assert server.router.flushes >= fed // (READ_BYTES * reads)
+        assert server.router.flushes >= fed // turn
 
 
 async def test_a_listener_may_be_bound_to_one_token() -> None:
