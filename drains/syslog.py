@@ -32,7 +32,7 @@ from .state import DrainState, Untold
 from .status import Failure
 from .unsent import Unsent
 
-_TURN_BYTES = 4 * 1024 * 1024  # of the ring in a turn: as much as all inputs may take in one
+_TURN_BYTES = 4 * 1024 * 1024  # of ring or spool in a turn: as much as all inputs may take in one
 _MARKS = 256  # not yet settled sends; then the kernel is asked, so that they stay few
 _SETTLE_SECONDS = 0.05  # first look at whether a connection after a failure works
 _LAST_SECONDS = 10.0  # for the last bytes before an idle connection is closed
@@ -69,6 +69,7 @@ class SyslogDelivery(Delivery):
         self._bytes = 0  # given to the kernel on this connection, or waiting in `_unsent`
         self._marks: deque[Mark] = deque()
         self._unsent = Unsent(site.rendered, self, channel.id)
+        self._piece_bytes = site.limits.max_batch_bytes  # of the spool; more while the kernel takes all of them
         self._untold = 0  # lines of a loss that this connection has not told yet
         self._settled = 0  # bytes of this connection whose marks are settled
         self._unexpected = 0
@@ -249,11 +250,11 @@ class SyslogDelivery(Delivery):
             if self._send_recent(link):
                 await trio.lowlevel.checkpoint()
                 return
-            size = limits.max_batch_bytes
+            size = self._piece_bytes
         rendered, app = self.site.rendered, self.channel.id
         held = await rendered.take(app, size)
         try:
-            batches = await self.take(size)
+            batches = await self.take(held)
             await self.go_on()
             if not self._plain:
                 batches = list(islice(pieces(batches), 1))
@@ -261,6 +262,8 @@ class SyslogDelivery(Delivery):
         finally:
             rendered.give_back(app, held)
         taken = link.send(data) if data else 0
+        all_taken = taken == len(data)
+        self._piece_bytes = min(2 * self._piece_bytes, _TURN_BYTES) if all_taken else limits.max_batch_bytes
         self._keep(data, taken)
         await trio.lowlevel.checkpoint()
 
@@ -317,7 +320,10 @@ class SyslogDelivery(Delivery):
         return b"".join([frame.data for frame in frames])
 
     def _keep(self, data: bytes, taken: int) -> None:
-        """What the kernel did not take waits here, all of it or only the frame that was begun."""
+        """What the kernel did not take waits here, as much as a batch may hold, or only the frame that was begun."""
+        most = taken + self.site.limits.max_batch_bytes
+        if len(data) > most:
+            data = self._cut(data, most)
         left = len(data) - taken
         if not left:
             return
@@ -337,10 +343,14 @@ class SyslogDelivery(Delivery):
 
     def _keep_begun(self, data: bytes, taken: int) -> None:
         """Keep the rest of the frame that was begun; what follows is rendered again."""
-        must = taken + (self.link.locked if self.link is not None else 0)
-        kept = next(end for end in frame_ends(data) if end >= must)
-        self._unsent.keep_uncounted(data[taken:kept])
+        locked = self.link.locked if self.link is not None else 0
+        self._unsent.keep_uncounted(self._cut(data, taken + locked)[taken:])
+
+    def _cut(self, data: bytes, least: int) -> bytes:
+        """The frames of `data` that hold its first `least` bytes; what follows is rendered again later."""
+        kept = next(end for end in frame_ends(data) if end >= least)
         self._forget_after(data, kept)
+        return data[:kept]
 
     def _forget_after(self, data: bytes, kept: int) -> None:
         """The bytes of `data` (the last that were rendered) from `kept` on are rendered again later."""

@@ -55,6 +55,33 @@ class MemoryLink:
         self.on_readable()
 
 
+class TightLink(MemoryLink):
+    """A kernel that takes `room` more bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = 0
+        self.more = trio.Event()
+
+    def send(self, data: Buffer) -> int:
+        taken = min(self.room, len(data))
+        self.room -= taken
+        self.sent += data[:taken]
+        return taken
+
+    def send_parts(self, parts: Sequence[bytes]) -> int:
+        return self.send(b"".join(parts))
+
+    async def wait_writable(self) -> None:
+        while not self.room and not self.closed:
+            await self.more.wait()
+
+    def take(self, room: int) -> None:
+        self.room += room
+        self.more.set()
+        self.more = trio.Event()
+
+
 class Door:
     """Dials links in memory, or fails as the test says."""
 
@@ -62,13 +89,14 @@ class Door:
         self.links: list[MemoryLink] = []
         self.dialled_at: list[float] = []
         self.failures: list[Exception] = []
+        self.make: Callable[[], MemoryLink] = MemoryLink
 
     async def dial(self, spec: DrainSpec, app: int) -> MemoryLink:
         await trio.lowlevel.checkpoint()
         self.dialled_at.append(trio.current_time())
         if self.failures:
             raise self.failures.pop(0)
-        self.links.append(MemoryLink())
+        self.links.append(self.make())
         return self.links[-1]
 
     @property

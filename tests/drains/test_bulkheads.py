@@ -1,6 +1,6 @@
 """What many bad drains may take of what all share: time, memory, connections. In memory, on a mock clock."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -16,37 +16,10 @@ from drains.rendered import STALLED_SECONDS, Rendered
 from drains.spec import DrainSpec
 from drains.status import Failure, State
 
-from .memory import MemoryLink
+from .memory import MemoryLink, TightLink
 from .world import OK, TOKEN, World, running
 
 IN_A_SECOND = Limits().retries_per_second + Limits().retries_at_once
-
-
-class TightLink(MemoryLink):
-    """A kernel that takes `room` more bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.room = 0
-        self.more = trio.Event()
-
-    def send(self, data: Buffer) -> int:
-        taken = min(self.room, len(data))
-        self.room -= taken
-        self.sent += data[:taken]
-        return taken
-
-    def send_parts(self, parts: Sequence[bytes]) -> int:
-        return self.send(b"".join(parts))
-
-    async def wait_writable(self) -> None:
-        while not self.room and not self.closed:
-            await self.more.wait()
-
-    def take(self, room: int) -> None:
-        self.room += room
-        self.more.set()
-        self.more = trio.Event()
 
 
 class GoodLink(MemoryLink):

@@ -15,8 +15,9 @@ from drains.site import Site
 from drains.state import DrainState
 from drains.status import Failure, State
 from drains.syslog import SyslogDelivery
+from logplex.batch import Batch
 
-from .memory import Door
+from .memory import Door, TightLink
 from .world import OK, World, spec, texts
 
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 7200\r\n\r\n"
@@ -25,9 +26,11 @@ BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 7200\r\n\r\n"
 class Rig:
     """A delivery, its world, and a door that opens links in memory."""
 
-    def __init__(self, url: str, limits: Limits | None = None, **options: object) -> None:
+    def __init__(
+        self, url: str, limits: Limits | None = None, *, world: World | None = None, **options: object
+    ) -> None:
         limits = limits or Limits()
-        self.world = World()
+        self.world = world or World()
         self.door = Door()
         self.site = Site(
             limits=limits,
@@ -427,3 +430,37 @@ async def test_a_connection_that_ends_while_lines_wait_costs_none_of_them(
     rig.door.link.answer(OK)
     assert rig.delivery.state.delivered == 2
     assert rig.delivery.state.retried == 0
+
+
+async def test_pieces_of_the_spool_grow_while_the_kernel_takes_them_and_little_is_kept_when_it_does_not(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    world = World(ring_lines=10)
+    rig = Rig("syslog://a.example", Limits(batch_bytes=1000, max_batch_bytes=2000), world=world)
+    rig.door.make = TightLink
+    asked: list[int] = []
+    read = world.spool.read
+
+    async def watched(channel_id: int, cursor: int, end: int, max_bytes: int) -> list[Batch]:
+        asked.append(max_bytes)
+        return await read(channel_id, cursor, end, max_bytes)
+
+    monkeypatch.setattr(world.spool, "read", watched)
+    written = world.numbers(1000, batch=5)
+    rig.start(nursery)
+    await rig.quiet()
+    link = rig.door.link
+    assert isinstance(link, TightLink)
+    assert asked == [2000]
+    kept = rig.site.rendered.used
+    link.take(kept + 2500 + 4500 + 1000)  # three pieces, and some of a fourth
+    await rig.quiet()
+    assert asked == [2000, 2000, 4000, 8000]
+    assert 2000 <= rig.site.rendered.used < 2200
+    link.take(1 << 20)
+    await rig.quiet()
+    assert asked[4:7] == [2000, 4000, 8000]
+    assert rig.site.rendered.used == 0
+    assert texts(bytes(link.sent)) == written
+    rig.delivery.settle()
+    assert rig.delivery.state.delivered == 1000
