@@ -212,8 +212,10 @@ def _stalls() -> Case:
     tcp = replace(OURS, label="TCP", **stall)
     load = _http_load(500)
     http = replace(OURS, label="HTTP", work=replace(HTTP, channels=1), load=load, **stall)
-    goals = (Goal("TCP", "lost", 0), Goal("HTTP", "lost", 0))
-    return Case("13", "one channel with one drain, at full load; the receiver stalls for a second", (tcp, http), goals)
+    mixed = replace(OURS, label="TCP to HTTP", work=Work(exit="http"), **stall)
+    jobs = (tcp, http, mixed)
+    goals = tuple(Goal(job.label, "lost", 0) for job in jobs)
+    return Case("13", "one channel with one drain, at full load; the receiver stalls for a second", jobs, goals)
 
 
 CASES: tuple[Case, ...] = (
