@@ -7,8 +7,9 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
   a flush shows at once what is in the group; it is written behind (behind.py), within `BEHIND_SECONDS` or when
   `BEHIND_BYTES` have gathered. Without a spool it is not written at all.
 * A group that somebody waits for is written as soon as the one before is on disk; others after `QUICK_SECONDS`, those
-  of many channels later (a row costs as much as many lines), all within `group_seconds`. Cursors and counters that
-  change without lines are written within `SAVE_SECONDS`.
+  of many channels later (a row costs as much as many lines), all within `group_seconds`. While the inputs have more
+  than they can take, both are `BUSY_TIMES` as long. Cursors and counters that change without lines are written within
+  `SAVE_SECONDS`.
 * While all goes well no task stands between a group and its commit: `flush` begins one, for those who wait when the
   other inputs that are ready have been taken too, and the store's answer shows it and begins the next. So groups stay
   small when the loop is busy. `run` does what has to wait, and all trouble.
@@ -31,6 +32,7 @@ from .writes import Spool, Write, Writes
 
 QUICK_SECONDS = 0.005  # what fills in it is still in the processor's cache when it is written
 CHANNEL_SECONDS = 0.0002  # of waiting that each channel of a group is worth
+BUSY_TIMES = 4  # a tenth of the processor's time where a hundred channels are busy
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
 BEHIND_SECONDS = 0.25  # until what was shown is written: nobody waits for it, and each write disturbs some line
 BEHIND_BYTES = 1024 * 1024  # shown before they are written: no more than caches hold
@@ -69,6 +71,7 @@ class Committer:
         self._call_soon = call_soon
         self._begins_soon = False
         self._hurried = False
+        self._busy = False  # the inputs have more
         self._filling = False  # the current group has its first lines, since `_began`
         self._news = trio.Event()  # for `run`
         self._room = trio.Event()
@@ -91,8 +94,9 @@ class Committer:
         """Whether lines that were acknowledged are less durable than was promised."""
         return self.degraded_since is not None and not self.trouble.refuse and not self._show_first
 
-    def flush(self) -> None:
-        """The inputs have nothing more for the moment: what is in the group may go."""
+    def flush(self, *, more: bool = False) -> None:
+        """What is in the group may go; `more`: the input has more than its turn allows it to take."""
+        self._busy = more
         group = self.current
         if not group:
             return
@@ -214,7 +218,8 @@ class Committer:
     def _fill_seconds(self) -> float:
         if self._behind:
             return 0.0 if self._behind.bytes >= BEHIND_BYTES else BEHIND_SECONDS
-        return min(max(QUICK_SECONDS, CHANNEL_SECONDS * len(self.current)), self._group_seconds)
+        times = BUSY_TIMES if self._busy else 1
+        return min(max(QUICK_SECONDS, CHANNEL_SECONDS * times * len(self.current)), self._group_seconds * times)
 
     def _is_ripe(self) -> bool:
         """Whether the current group may begin its commit now."""

@@ -51,7 +51,9 @@ class Settings:
     when_degraded: str = _setting(
         "accept", "with a failing disk: serve from memory, or hold and close", choices=("accept", "refuse")
     )
-    group_seconds: float = _setting(0.02, "longest wait of a line that nobody waits for until its group commits")
+    group_seconds: float = _setting(
+        0.02, "longest wait of a line that nobody waits for until its group commits, at less than full load"
+    )
     commit_timeout_seconds: float = _setting(3.0, "a commit that takes longer means a degraded store")
     uncommitted_bytes: int = _setting(64 * MIB, "lines waiting for their commit; above it inputs wait")
 

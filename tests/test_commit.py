@@ -167,6 +167,24 @@ async def test_a_group_that_nobody_waits_for_is_written_within_group_seconds(
     assert trio.current_time() - started <= 0.025
 
 
+@pytest.mark.parametrize(
+    ("channels", "more", "seconds"),
+    [(1, False, 0.005), (1, True, 0.005), (50, False, 0.01), (50, True, 0.04), (500, False, 0.02), (500, True, 0.08)],
+)
+async def test_a_group_of_many_channels_fills_for_longer_most_of_all_when_the_inputs_have_more(
+    channels: int, more: bool, seconds: float, scene: Scene, autojump_clock: MockClock
+) -> None:
+    await scene.channels.load({number: (f"app-{number}", frozenset()) for number in range(2, channels + 1)})
+    started = trio.current_time()
+    for channel in scene.channels:
+        scene.committer.current.append_raw(channel, 13, b"T", b"app", b"web.1", b"line")
+    scene.committer.flush(more=more)
+    while scene.channel.head == 0:
+        await trio.sleep(0.001)
+        scene.committer.flush(more=more)
+    assert seconds <= trio.current_time() - started <= seconds + 0.004
+
+
 async def test_cursors_that_move_without_lines_are_saved_soon(scene: Scene, autojump_clock: MockClock) -> None:
     moved = [[(7, "state")]]
     scene.committer.writes.cursors = lambda: list(moved.pop()) if moved else []

@@ -55,8 +55,8 @@ class Router(Protocol):
     def stream(self, *, bound: Token | None = None) -> Stream:
         """The state of a new connection."""
 
-    def flush(self) -> None:
-        """Nothing more is readable for the moment."""
+    def flush(self, *, more: bool = False) -> None:
+        """Nothing more is readable for the moment, or there is `more` than a turn allows to take."""
 
     @property
     def readers_behind(self) -> bool:
@@ -149,7 +149,7 @@ class _Server:
                     return "malformed"
                 reads = reads - 1 if monotonic() < due else 0
             else:
-                router.flush()
+                router.flush(more=True)
                 await trio.lowlevel.checkpoint()
 
 

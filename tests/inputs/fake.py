@@ -45,6 +45,7 @@ class FakeRouter:
         self.streams: list[FakeStream] = []
         self.flushed = 0  # frames that were there at the last flush
         self.flushes = 0
+        self.busy_flushes = 0
         self.readers_behind = False
         self.room = trio.Event()
         self.room.set()
@@ -55,8 +56,9 @@ class FakeRouter:
         self._changed.unpark_all()
         return self.streams[-1]
 
-    def flush(self) -> None:
+    def flush(self, *, more: bool = False) -> None:
         self.flushes += 1
+        self.busy_flushes += more
         self.flushed = len(self.frames)
         self._changed.unpark_all()
 
