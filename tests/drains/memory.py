@@ -58,9 +58,9 @@ class MemoryLink:
 class TightLink(MemoryLink):
     """A kernel that takes `room` more bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 0) -> None:
         super().__init__()
-        self.room = 0
+        self.room = room
         self.more = trio.Event()
 
     def send(self, data: Buffer) -> int:
@@ -69,10 +69,8 @@ class TightLink(MemoryLink):
         self.sent += data[:taken]
         return taken
 
-    def send_parts(self, parts: Sequence[bytes]) -> int:
-        return self.send(b"".join(parts))
-
     async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
         while not self.room and not self.closed:
             await self.more.wait()
 

@@ -17,7 +17,7 @@ from drains.status import Failure, State
 from drains.syslog import SyslogDelivery
 from logplex.batch import Batch
 
-from .memory import Door, TightLink
+from .memory import Door, MemoryLink, TightLink
 from .world import OK, World, spec, texts
 
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 7200\r\n\r\n"
@@ -55,6 +55,13 @@ class Rig:
         nursery.start_soon(self.site.dials.run)
         nursery.start_soon(self.site.alarms.run)
         nursery.start_soon(self.delivery.run)
+
+    async def begin(self, nursery: trio.Nursery) -> MemoryLink:
+        """Start, and have a first line sent: the link on which it went out."""
+        self.start(nursery)
+        self.write(b"a")
+        await self.quiet()
+        return self.door.link
 
     def write(self, *lines: bytes) -> None:
         self.world.write(*lines)
@@ -119,9 +126,7 @@ async def test_a_busy_syslog_connection_is_not_taken_for_idle(
 
 async def test_a_request_takes_30_seconds_at_most(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     rig = Rig("http://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
+    await rig.begin(nursery)
     rig.door.link.answer(OK)
     await trio.sleep(100)
     rig.write(b"b")  # sent in the commit, while the task waits for the connection to be idle for 144 s
@@ -136,9 +141,7 @@ async def test_a_request_takes_30_seconds_at_most(autojump_clock: MockClock, nur
 
 async def test_a_dribbling_answer_is_read_ever_less_often(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     rig = Rig("http://a.example", Limits(pause_seconds=0))
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
+    await rig.begin(nursery)
     rests: list[float] = []
     rig.door.link.rest = rests.append  # type: ignore[method-assign]
     for byte in b"HTTP/1.1 200 ":
@@ -209,9 +212,7 @@ async def test_at_most_two_lines_are_told_in_ten_minutes(autojump_clock: MockClo
 
 async def test_retry_after_is_honoured_up_to_an_hour(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     rig = Rig("http://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
+    await rig.begin(nursery)
     rig.door.link.answer(BUSY)
     await rig.quiet()
     assert rig.delivery.waits_beyond(rig.site.wall() + 3599)
@@ -236,9 +237,7 @@ async def test_a_refusal_by_policy_is_a_state_of_its_own_and_retried(
 
 async def test_what_is_not_acknowledged_stays_pending(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     rig = Rig("syslog://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
+    await rig.begin(nursery)
     rig.write(b"b", b"c")
     link = rig.door.link
     assert texts(bytes(link.sent)) == [b"a", b"b", b"c"]
@@ -253,9 +252,7 @@ async def test_after_a_break_nothing_that_was_not_covered_is_missing(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     rig = Rig("syslog://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
+    await rig.begin(nursery)
     rig.write(b"b", b"c", b"d")
     first = rig.door.link
     first.held = len(first.sent) // 4 + 3
@@ -271,10 +268,7 @@ async def test_a_receiver_that_acknowledges_nothing_costs_a_bounded_number_of_ma
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     rig = Rig("syslog://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
-    link = rig.door.link
+    link = await rig.begin(nursery)
     link.held = 1 << 40
     for _ in range(2000):
         rig.write(b"b", b"c")
@@ -309,9 +303,7 @@ async def test_a_link_that_is_idle_is_given_up_when_connections_are_short(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     rig = Rig("syslog://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
+    await rig.begin(nursery)
     assert rig.delivery.drop_idle_link()
     await trio.sleep(0.1)
     assert rig.door.link.closed
@@ -402,10 +394,7 @@ async def test_a_connection_with_lines_that_wait_is_not_given_up(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     rig = Rig("http://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
-    link = rig.door.link
+    link = await rig.begin(nursery)
     link.answer(OK)
     rig.write(b"b")
     assert not rig.delivery.drop_idle_link()
@@ -418,9 +407,7 @@ async def test_a_connection_that_ends_while_lines_wait_costs_none_of_them(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     rig = Rig("http://a.example")
-    rig.start(nursery)
-    rig.write(b"a")
-    await rig.quiet()
+    await rig.begin(nursery)
     rig.door.link.answer(OK)
     rig.write(b"b")
     rig.door.link.answer(b"")  # the end

@@ -23,37 +23,19 @@ from drains.state import DrainState
 from drains.status import Failure
 from drains.syslog import SyslogDelivery
 
-from .memory import MemoryLink
+from .memory import MemoryLink, TightLink
 from .world import World, frames, spec
 
 
-class SmallLink(MemoryLink):
+class SmallLink(TightLink):
     """A kernel that takes `room` more bytes, of which the peer's has acknowledged some."""
 
     def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
+        super().__init__(room)
         self.acknowledged = 0
-        self.more = trio.Event()
-
-    def send(self, data: Buffer) -> int:
-        taken = min(self.room, len(data))
-        self.sent += data[:taken]
-        self.room -= taken
-        return taken
 
     def unacknowledged(self) -> int:
         return len(self.sent) - self.acknowledged
-
-    async def wait_writable(self) -> None:
-        await trio.lowlevel.checkpoint()
-        while not self.room and not self.closed:
-            await self.more.wait()
-
-    def take_more(self, room: int) -> None:
-        self.room += room
-        self.more.set()
-        self.more = trio.Event()
 
     def acknowledge(self, share: float) -> None:
         self.acknowledged += int(self.unacknowledged() * share)
@@ -156,7 +138,7 @@ def test_a_syslog_drain_delivers_or_counts_every_line(steps: list[tuple[str, Any
                         written += lines
                         world.write(*lines)
                     case "room" if link is not None:
-                        link.take_more(value)
+                        link.take(value)
                     case "acknowledge" if link is not None:
                         link.acknowledge(value)
                     case "break" if link is not None and not link.closed:
@@ -187,7 +169,7 @@ def test_a_syslog_drain_delivers_or_counts_every_line(steps: list[tuple[str, Any
                 if life.delivery.status().pending == 0 and life.state.untold is None:
                     break
                 if link is not None:
-                    link.take_more(5000)
+                    link.take(5000)
                     link.acknowledge(1)
                 await trio.sleep(0.1)
             life.check()
