@@ -60,8 +60,8 @@ class Deliveries:
         self.limits = limits
         self.policy = policy
         self.crashes = 0
-        self._alarms = Alarms()
-        watch = Watch(poller, self._alarms)
+        alarms = Alarms()
+        watch = Watch(poller, alarms)
         self._dialler = Dialler(limits, policy, resolver, Contexts(ca_file=ca_file), watch, connect=connect)
         self._site = Site(
             limits=limits,
@@ -73,7 +73,7 @@ class Deliveries:
             retries=Pace(limits.retries_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             redials=Pace(limits.redials_per_second, limits.retries_at_once, limits.retries_at_once_per_app),
             dials=Wakeups(limits.dials_in_a_turn),
-            alarms=self._alarms,
+            alarms=alarms,
             make_room=self._drop_idle,
         )
         self._probe = Probe(self._dialler, limits, version, self._site.now_ms)
@@ -90,7 +90,7 @@ class Deliveries:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._alarms.run)
+                nursery.start_soon(self._site.alarms.run)
                 nursery.start_soon(self._site.retries.run)
                 nursery.start_soon(self._site.redials.run)
                 nursery.start_soon(self._site.dials.run)

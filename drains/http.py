@@ -101,13 +101,17 @@ class HttpDelivery(Delivery):
         if not self._pauses(size):
             return False
         self._gathered = size
-        self.site.alarms.add(self._used_at + self.site.limits.pause_seconds, self._end_pause)
+        self.site.alarms.add(self._pause_ends, self._end_pause)
         return True
 
     def _pauses(self, size: int) -> bool:
         """Whether `size` bytes are too few for a request so soon after the last one."""
-        pause = self.site.limits.pause_seconds
-        return size < self._sizes.enough and not self.hurried and trio.current_time() < self._used_at + pause
+        return size < self._sizes.enough and not self.hurried and trio.current_time() < self._pause_ends
+
+    @property
+    def _pause_ends(self) -> float:
+        """From when on a request may carry as little as it likes."""
+        return self._used_at + self.site.limits.pause_seconds
 
     def _end_pause(self) -> None:
         """Send what has gathered, if it still waits."""
@@ -321,7 +325,7 @@ class HttpDelivery(Delivery):
         now = until = trio.current_time()
         recent = self.channel.recent(self.sent, self._sizes.target)
         if recent is not None and self._pauses(sum(batch.size for batch in recent)):
-            until = self._used_at + self.site.limits.pause_seconds
+            until = self._pause_ends
         linger = self.spec.options.linger_seconds
         if linger and not self._lingered:
             self._lingered = True

@@ -87,7 +87,6 @@ class Part:
         "received",
         "refused",
         "split",
-        "token",
         "unknown",
         "unknown_token",
         "waiting",
@@ -96,7 +95,6 @@ class Part:
 
     def __init__(self, way: Way, group: Group) -> None:
         self.way = way
-        self.token = way.token
         self.group = group
         self.waiting: list[Message] = []
         self.unknown: set[str] = set()
@@ -139,7 +137,7 @@ class Routing:
 
     def take_frames(self, frames: Iterable[Frame], part: Part) -> None:
         """Route frames by the strict rules; from the first whose token must be loaded on, they wait in `part`."""
-        token = part.token
+        token = part.way.token
         for frame in frames:
             part.frames += 1
             message = parse(frame)
@@ -164,7 +162,7 @@ class Routing:
 
     def _take(self, message: Message, part: Part) -> bool:
         """Put a message into the part's group, or count why not; False when its token is not loaded."""
-        token = part.token or self._tokens.token(message.app.decode("latin-1"))
+        token = part.way.token or self._tokens.token(message.app.decode("latin-1"))
         if token is None:
             return False
         channel = self.channels.get(token.channel_id)
@@ -203,7 +201,7 @@ class Routing:
         host, app, process = fields
         if not (host and app and process) or len(host) > HOST_BYTES or len(process) > PROCESS_BYTES:
             return None
-        token = part.token or self._tokens.token(app)
+        token = part.way.token or self._tokens.token(app)
         if token is None or (host.startswith("d.") and self._tokens.is_drain_token(host)):
             return None
         channel = self.channels.get(token.channel_id)
