@@ -6,10 +6,8 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 * Nobody sees a line, and no request is answered, before the commit of its group has returned. With `durability none`
   a flush shows at once what is in the group; it is written behind (behind.py), within `BEHIND_SECONDS` or when
   `BEHIND_BYTES` have gathered. Without a spool it is not written at all.
-* A group that somebody waits for is written as soon as the one before is on disk; others after `QUICK_SECONDS`, those
-  of many channels later (a row costs as much as many lines), all within `group_seconds`. While the inputs have more
-  than they can take, both are `BUSY_TIMES` as long. Cursors and counters that change without lines are written within
-  `SAVE_SECONDS`.
+* A group that somebody waits for is written as soon as the one before is on disk; others within `group_seconds`, or
+  later at full load (filling.py). Cursors and counters that change without lines are written within `SAVE_SECONDS`.
 * While all goes well no task stands between a group and its commit: `flush` begins one, for those who wait when the
   other inputs that are ready have been taken too, and the store's answer shows it and begins the next. So groups stay
   small when the loop is busy. `run` does what has to wait, and all trouble.
@@ -25,14 +23,12 @@ import trio
 
 from .behind import Behind
 from .catchup import Work
+from .filling import Filling
 from .group import Group, Outcome
 from .poller import CallSoon
 from .trouble import Trouble
 from .writes import Spool, Write, Writes
 
-QUICK_SECONDS = 0.005  # what fills in it is still in the processor's cache when it is written
-CHANNEL_SECONDS = 0.0002  # of waiting that each channel of a group is worth
-BUSY_TIMES = 4  # a tenth of the processor's time where a hundred channels are busy
 SAVE_SECONDS = 0.25  # what a crash may repeat of deliveries that no line followed
 BEHIND_SECONDS = 0.25  # until what was shown is written: nobody waits for it, and each write disturbs some line
 BEHIND_BYTES = 1024 * 1024  # shown before they are written: no more than caches hold
@@ -60,7 +56,7 @@ class Committer:
         self.writes = Writes(spool, show_first=show_at_once or spool is None)
         self.trouble = Trouble(self.writes, timeout_seconds=timeout_seconds, refuse=refuse)
         self._spool = spool
-        self._group_seconds = group_seconds
+        self._filling = Filling(group_seconds, busy_bytes=max_uncommitted_bytes // 2)
         self._timeout_seconds = timeout_seconds
         self._show_first = self.writes.show_first
         self._behind = Behind()  # what the next transaction writes of it
@@ -72,7 +68,7 @@ class Committer:
         self._begins_soon = False
         self._hurried = False
         self._busy = False  # the inputs have more
-        self._filling = False  # the current group has its first lines, since `_began`
+        self._has_begun = False  # the current group has its first lines, since `_began`
         self._news = trio.Event()  # for `run`
         self._room = trio.Event()
         self._flight: Write | None = None  # a group on its way, as long as nothing is wrong
@@ -104,8 +100,8 @@ class Committer:
             self._show_at_once(group)
         if self._spool is None:
             return
-        if not self._filling:
-            self._filling = True
+        if not self._has_begun:
+            self._has_begun = True
             self._began = trio.current_time()
             if not self.current.waiting:
                 self._news.set()
@@ -218,8 +214,8 @@ class Committer:
     def _fill_seconds(self) -> float:
         if self._behind:
             return 0.0 if self._behind.bytes >= BEHIND_BYTES else BEHIND_SECONDS
-        times = BUSY_TIMES if self._busy else 1
-        return min(max(QUICK_SECONDS, CHANNEL_SECONDS * times * len(self.current)), self._group_seconds * times)
+        group = self.current
+        return self._filling.seconds(len(group), group.bytes, busy=self._busy)
 
     def _is_ripe(self) -> bool:
         """Whether the current group may begin its commit now."""
@@ -241,7 +237,7 @@ class Committer:
 
     def _seal(self) -> Write:
         """What is to be written next; its transaction is still empty."""
-        self._filling = self._hurried = False
+        self._has_begun = self._hurried = False
         self._committing = True
         if self._show_first:
             behind = self._on_its_way = self._behind
