@@ -25,6 +25,7 @@ from .fastpath import PARTS, Entries
 MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
 COMPACT_BYTES = 256 * 1024  # of new lines; what a core's cache holds beside the rest
 COMPACT_CHANNEL_BYTES = 1024  # of new lines a channel, or joining costs more than it saves
+COMPACT_CHANNELS = 4096  # of more, so many lines are in no cache
 SMALL_LINES = 9  # that fit into a batch whatever their length
 SAMPLE_LINES = 256  # of the first batch of a channel: how many lines fit into the next ones follows from it
 
@@ -130,7 +131,7 @@ class Group:
 
     def compact(self) -> None:
         """Join what has gathered, when it is worth it; to be called now and then while the group fills."""
-        if self.bytes < self._compact_at:
+        if self.bytes < self._compact_at or len(self._lines) > COMPACT_CHANNELS:
             return
         if self.bytes - self._compact_at + COMPACT_BYTES < COMPACT_CHANNEL_BYTES * len(self._lines):
             return
