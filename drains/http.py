@@ -7,8 +7,8 @@ Rules:
   later batches. Everything else is repaired by people or time: the same range and id again, after a back-off.
 * A caught-up drain's batch goes out in `notify`; its answer is read by the poller, which sends what has come in the
   meantime. The drain's own task runs only to connect, to read the spool, to wait for the kernel, and for time-outs.
-* A request that follows another closely waits for a moment, and carries what comes meanwhile: a busy channel's drain
-  gets few requests with much in them, a quiet one's every line at once.
+* A request that follows another closely waits for a moment, and carries all that comes meanwhile: a busy channel's
+  drain gets few requests with much in them, a quiet one's every line at once.
 * While a drain is behind, its batches grow to 1 MiB; the bytes are the channel's own, shared by its drains, and only
   what the kernel did not take counts against the app's share of rendered bytes.
 * An answer that dribbles in is read ever less often: it must not cost more than a whole one.
@@ -90,7 +90,7 @@ class HttpDelivery(Delivery):
                 self.wake()
             return
         if self._gathered:
-            self._gathered += batch.size
+            self._gathered += len(batch.data)
             if self._gathered >= self._sizes.enough:
                 self._end_pause()
         elif not self._pause(batch.size):
@@ -116,6 +116,7 @@ class HttpDelivery(Delivery):
     def _end_pause(self) -> None:
         """Send what has gathered, if it still waits."""
         if self._gathered and self._ready:
+            self._sizes.gathered(self._gathered)
             self._send_now(self.channel.recent(self.sent, 2 * self._sizes.target))
 
     def _send_now(self, batches: list[Batch] | None) -> None:
@@ -323,8 +324,7 @@ class HttpDelivery(Delivery):
     async def _gather(self) -> None:
         """Let more lines come before a request, as the options say, and where the last one began just before."""
         now = until = trio.current_time()
-        recent = self.channel.recent(self.sent, self._sizes.target)
-        if recent is not None and self._pauses(sum(batch.size for batch in recent)):
+        if self._pauses(self._waiting()):
             until = self._pause_ends
         linger = self.spec.options.linger_seconds
         if linger and not self._lingered:
@@ -334,6 +334,12 @@ class HttpDelivery(Delivery):
             with trio.CancelScope(deadline=until) as scope:
                 self._parked = scope
                 await trio.sleep_forever()
+            self._sizes.gathered(2 * self._waiting())  # JSON of short lines is up to twice as long
+
+    def _waiting(self) -> int:
+        """Bytes that the next request might carry, counted in the ring: enough where that lacks them."""
+        recent = self.channel.recent(self.sent, 2 * self._sizes.enough)
+        return self._sizes.enough if recent is None else sum(batch.size for batch in recent)
 
     def hurry(self) -> None:
         super().hurry()

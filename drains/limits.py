@@ -24,7 +24,7 @@ class Limits:
     max_batch_bytes: int = 1024 * 1024  # target of a drain that is behind
     connect_seconds: float = 3.0  # the original's number; TLS included
     request_seconds: float = 30.0
-    pause_seconds: float = 0.1  # from one HTTP request to the next that is not full
+    pause_seconds: float = 0.25  # from one HTTP request to the next that is not full; as long as log-shuttle waits
     idle_seconds: float = 144.0  # the original's number
     life_seconds: float = 5 * 3600.0  # the original's number
     backoff_seconds: float = 1.0

@@ -40,7 +40,7 @@ def numbered(drain_id: int, url: str, **options: Any) -> DrainSpec:
 
 async def test_a_crash_in_one_drain_is_counted_and_the_drain_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    limits = Limits(backoff_seconds=0.1, max_backoff_seconds=0.1)
+    limits = Limits(backoff_seconds=0.1, max_backoff_seconds=0.1, pause_seconds=0)
     bad = [True]
 
     def sometimes(self: Batch, token: bytes) -> bytes:

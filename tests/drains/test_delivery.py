@@ -343,9 +343,9 @@ async def test_requests_of_a_busy_channel_are_few_and_a_quiet_ones_go_at_once(
     rig = Rig("http://a.example", **options)
     rig.start(nursery)
     requests: list[list[int]] = []  # what has been sent after each line, or each wait
-    for step in range(18):
-        if step < 10:
-            rig.write(b"%d" % step)  # from 0 to 180 ms
+    for step in range(42):
+        if step < 20:
+            rig.write(b"%d" % step)  # from 0 to 380 ms
         await rig.quiet()
         sent = counts(rig.door.link.sent)
         if (requests and len(sent) > len(requests[-1])) or not requests:
@@ -353,15 +353,15 @@ async def test_requests_of_a_busy_channel_are_few_and_a_quiet_ones_go_at_once(
         requests.append(sent)
         await trio.sleep(0.02)
     assert requests[4] == [1]
-    assert [len(requests[-1]), sum(requests[-1])] == [3, 10]
+    assert [len(requests[-1]), sum(requests[-1])] == [3, 20]
     for _ in range(3):
         rig.write(b"again")
         await rig.quiet()  # at once
         rig.door.link.answer(OK)
-        await trio.sleep(0.2)
+        await trio.sleep(0.3)
     assert counts(rig.door.link.sent) == [*requests[-1], 1, 1, 1]
     assert len(rig.door.links) == 1
-    assert rig.delivery.state.delivered == 13
+    assert rig.delivery.state.delivered == 23
 
 
 async def test_much_does_not_wait_for_more(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -390,6 +390,30 @@ async def test_much_does_not_wait_for_more(autojump_clock: MockClock, nursery: t
     assert counts(link.sent) == [1, 2, 1, 1, 1]
 
 
+@pytest.mark.parametrize("options", [{}, {"format": "json"}])
+async def test_what_has_waited_together_goes_together_up_to_the_most(
+    options: dict[str, object], autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example", Limits(batch_bytes=1000, max_batch_bytes=10_000, pause_seconds=1), **options)
+    link = await rig.begin(nursery)
+    link.answer(OK)
+    await rig.quiet()
+    for _ in range(4):
+        rig.write(b"x" * 700)
+        await rig.quiet()
+    assert counts(link.sent) == [1]
+    await trio.sleep(1.1)
+    assert counts(link.sent) == [1, 4]
+    for _ in range(20):
+        rig.write(b"x" * 700)  # comes before the answer
+    while rig.delivery.state.delivered < 25:
+        link.answer(OK)
+        await trio.sleep(1.1)
+    assert sum(counts(link.sent)) == 25
+    sizes = [int(size) for size in re.findall(rb"Content-Length: (\d+)", link.sent)]
+    assert 2000 < max(sizes) <= 10_000
+
+
 async def test_a_connection_with_lines_that_wait_is_not_given_up(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
@@ -398,7 +422,7 @@ async def test_a_connection_with_lines_that_wait_is_not_given_up(
     link.answer(OK)
     rig.write(b"b")
     assert not rig.delivery.drop_idle_link()
-    await trio.sleep(0.2)
+    await trio.sleep(0.3)
     link.answer(OK)
     assert rig.delivery.drop_idle_link()
 
@@ -411,7 +435,7 @@ async def test_a_connection_that_ends_while_lines_wait_costs_none_of_them(
     rig.door.link.answer(OK)
     rig.write(b"b")
     rig.door.link.answer(b"")  # the end
-    await trio.sleep(0.2)
+    await trio.sleep(0.3)
     assert len(rig.door.links) == 2
     assert counts(rig.door.link.sent) == [1]
     rig.door.link.answer(OK)
