@@ -27,16 +27,22 @@ _DIALECT_COUNTS = _COUNTS[2:]
 _PRIORITIES = {f"<{priority}>1": f"<{priority}>1 " for priority in range(192)}  # RFC 5424 section 6.2.1, version 1
 
 
-def _lengths(most: int) -> "Lengths":
-    return {str(length): (length, length + len(str(length)) + 1) for length in range(1, most + 1)}
+class _Lengths:
+    """What follows from the length of a frame, for all lengths up to `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.by_count = {str(length): (length, length + len(str(length)) + 1) for length in range(1, most + 1)}
+        """The text of a count → the bytes of its frame, without the count and with it."""
+        self.by_line = [("\n", 0)] * (most + len(str(most)) + 1)
+        """The bytes of a frame with its count but without its LF → the text of its count, its bytes without that; of
+        a line that no frame can be: what is no line's count."""
+        for count, (length, whole) in self.by_count.items():
+            self.by_line[whole - 1] = count, length
 
 
-Lengths = dict[str, tuple[int, int]]
-"""The text of a count → the bytes of its frame, without the count and with it."""
-
-_ASCII_LENGTHS = _lengths(MAX_TEXT_BYTES)
+_ASCII = _Lengths(MAX_TEXT_BYTES)
 # An invalid byte becomes three (U+FFFD), so text that is not ASCII is quick only where even that fits.
-_OTHER_LENGTHS = _lengths(MAX_TEXT_BYTES // 3 - 1)
+_OTHER = _Lengths(MAX_TEXT_BYTES // 3 - 1)
 # RFC 3339 with a fraction of at most 6 digits, a second of at most 59 and no 29 February (the strict path knows leap
 # years): what every output takes as it is (protocol section 7). Bytes, because the library takes text apart again to
 # count its characters.
@@ -75,11 +81,14 @@ def scan(data: bytes, entries: Entries, learn: Learn) -> tuple[int, str]:
     The text that is left begins at a frame: incomplete, or for the strict path.
     """
     text = data.decode("latin-1")
-    lengths = _ASCII_LENGTHS if text.isascii() else _OTHER_LENGTHS
+    lengths = _ASCII if text.isascii() else _OTHER
     times: list[str] = []
     # Which kind the first frame is says which all probably are; a frame of another kind ends a run unharmed.
     dialect = text.find(_STANDARD, 0, _FIRST_HEAD) < 0
-    rest = _scan_runs(text, _DIALECT if dialect else _STANDARD, lengths, entries, learn, times)
+    separator = _DIALECT if dialect else _STANDARD
+    rest = _scan_lines(text, separator, lengths, entries, learn, times) if _begins_with_line(text, lengths) else text
+    if rest:
+        rest = _scan_runs(rest, separator, lengths, entries, learn, times)
     if rest:
         rest = _scan_runs(rest, _STANDARD if dialect else _DIALECT, lengths, entries, learn, times)
     if rest:
@@ -121,7 +130,47 @@ def _entry_of(frame: str, entries: Entries) -> Entry:
     return entries[f"{host} {app} {process}"]
 
 
-def _scan_runs(text: str, separator: str, lengths: Lengths, entries: Entries, learn: Learn, times: list[str]) -> str:
+def _begins_with_line(text: str, lengths: _Lengths) -> bool:
+    """Whether the first frame ends with its only LF."""
+    by_line = lengths.by_line
+    end = text.find("\n", 0, len(by_line))
+    return end > 0 and text.startswith(by_line[end][0] + " ")
+
+
+def _scan_lines(text: str, separator: str, lengths: _Lengths, entries: Entries, learn: Learn, times: list[str]) -> str:
+    """Frames that end with their only LF, and whose heads end in `separator`; returns what is left."""
+    lines = text.split("\n")
+    rest = lines.pop()
+    by_line = lengths.by_line
+    priorities = _PRIORITIES
+    add_time = times.append
+    counts = _COUNTS if separator is _STANDARD else _DIALECT_COUNTS
+    odd_starts = "" if separator is _STANDARD else "-["
+    for line in lines:
+        try:
+            count, priority, time, tail = line.split(" ", 3)
+            expected, length = by_line[len(line)]
+            priority = priorities[priority]
+        except (IndexError, KeyError, ValueError):
+            break
+        middle, _, message = tail.partition(separator)
+        if count != expected or (odd_starts and (not message or message[0] in odd_starts)):
+            break
+        try:
+            rendered, extra, extend = entries[middle]
+        except KeyError:
+            entry = learn(middle)
+            if entry is None:
+                break
+            rendered, extra, extend = entry
+        extend((counts[length + extra], priority, time, rendered, message, "\n"))
+        add_time(time)
+    else:
+        return rest
+    return text[sum(map(len, lines[: len(times)])) + len(times) :]
+
+
+def _scan_runs(text: str, separator: str, lengths: _Lengths, entries: Entries, learn: Learn, times: list[str]) -> str:
     """Frames whose heads end in `separator`: one split of all text there; returns what is left.
 
     Each piece is one message and the head of the next: the count says where the message ends.
@@ -129,6 +178,7 @@ def _scan_runs(text: str, separator: str, lengths: Lengths, entries: Entries, le
     pieces = text.split(separator)
     priorities = _PRIORITIES
     add_time = times.append
+    by_count = lengths.by_count
     width = len(separator)
     counts = _COUNTS if separator is _STANDARD else _DIALECT_COUNTS  # an entry's extra length counts on the standard
     odd_starts = "" if separator is _STANDARD else "-[\n"  # where the dialect's MSG could be SD, or is empty
@@ -137,7 +187,7 @@ def _scan_runs(text: str, separator: str, lengths: Lengths, entries: Entries, le
     for piece in pieces[1:]:
         try:
             count, priority, time, middle = head.split(" ", 3)
-            length, whole = lengths[count]
+            length, whole = by_count[count]
             priority = priorities[priority]
         except (KeyError, ValueError):
             break
@@ -164,13 +214,13 @@ def _scan_runs(text: str, separator: str, lengths: Lengths, entries: Entries, le
     return separator.join([head, *pieces[len(times) - before + 1 :]])
 
 
-def _scan_mixed(text: str, lengths: Lengths, entries: Entries, learn: Learn, times: list[str]) -> str:
+def _scan_mixed(text: str, lengths: _Lengths, entries: Entries, learn: Learn, times: list[str]) -> str:
     """Frames of both kinds, one by one, and messages that hold a separator; returns what is left."""
     at = 0
     try:
         while at < len(text):
             space = text.index(" ", at, at + 6)
-            length, whole = lengths[text[at:space]]
+            length, whole = lengths.by_count[text[at:space]]
             end = at + whole
             if end > len(text):
                 break

@@ -103,8 +103,10 @@ async def core() -> Core:
     return made
 
 
-async def fed(pieces: list[bytes]) -> Core:
+async def fed(pieces: list[bytes], *, loaded: bool = True) -> Core:
     made = await core()
+    if loaded:
+        await made.router.routing.load(TOKENS)
     stream = made.router.stream()
     for piece in pieces:
         await stream.feed(piece)
@@ -157,13 +159,15 @@ def strictly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
 
 
-@given(data=inputs, cuts=st.lists(st.integers(0, 400), max_size=4))
-def test_a_stream_gives_the_same_lines_on_both_paths_however_it_is_cut(data: bytes, cuts: list[int]) -> None:
+@given(data=st.one_of(inputs, uniform_bodies()), cuts=st.lists(st.integers(0, 400), max_size=4), loaded=st.booleans())
+def test_a_stream_gives_the_same_lines_on_both_paths_however_it_is_cut(
+    data: bytes, cuts: list[int], loaded: bool
+) -> None:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     pieces = [data[start:stop] for start, stop in itertools.pairwise(edges)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
-        quick = trio.run(fed, pieces)
+        quick = trio.run(partial(fed, pieces, loaded=loaded))
         strictly(patch)
         strict = trio.run(fed, [data])
     assert seen(quick) == seen(strict)
@@ -197,6 +201,17 @@ async def test_the_first_body_of_a_token_that_is_not_loaded_is_taken_the_quick_w
     unknown, answer = await posted(body.replace(TOKENS[0].encode(), b"t.unknown".ljust(len(TOKENS[0]), b"-")))
     assert answer
     assert unknown.ledger.unknown_token == 20
+
+
+@pytest.mark.parametrize("size", range(97, 107))  # one of them is that of no frame of one line with its count
+def test_a_line_without_a_count_is_no_counted_frame(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "now_ms", lambda: 1_790_000_000_000)
+    good = _standard(TOKENS[0], "web.1", "x", "\n")
+    data = b"%d %b" % (len(good), good) + (b" " + good[:-1]).ljust(size, b"x") + b"\n"
+    quick = trio.run(fed, [data])
+    strictly(monkeypatch)
+    strict = trio.run(fed, [data])
+    assert seen(quick) == seen(strict)
 
 
 @pytest.mark.parametrize("others", [0, 1, 20])
