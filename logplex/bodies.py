@@ -19,7 +19,8 @@ from .dedupe import Duplicate, First, Pending, Window
 from .errors import CountMismatch
 from .fastpath import recognisable, scan, undo
 from .framing import Frame, body_frames
-from .group import Group, Outcome, Piece
+from .group import Group, Outcome
+from .joining import Piece
 from .registry.records import Principal
 from .routing import Learner, Part, Routing, Way
 from .streams import is_incomplete

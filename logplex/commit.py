@@ -137,8 +137,8 @@ class Committer:
         self._news.set()
 
     def _show_at_once(self, group: Group) -> None:
-        self.current = Group()
         sealed = group.seal(_now_ms())
+        self.current = group.follow()
         self.writes.show(sealed, stored=False)
         if self._spool is not None:
             self._behind.add(group, sealed)
@@ -245,9 +245,10 @@ class Committer:
             self._committing_bytes = behind.bytes
             return Write(Work(), behind, behind.sealed)
         group = self.current
-        self.current = Group()
+        sealed = group.seal(_now_ms())
+        self.current = group.follow()
         self._committing_bytes = group.bytes
-        return Write(Work(), group, group.seal(_now_ms()))
+        return Write(Work(), group, sealed)
 
     def _ended(self, write: Write) -> None:
         """A group is on disk: show it if it is in time, and begin the one that has filled meanwhile."""

@@ -8,6 +8,8 @@ Invariants (a model test in tests/test_group.py):
 * A line is PARTS strings of its channel's list (fastpath.py); an `odd` one is its frame and empty strings.
 * Lines are joined into pieces while they are still in the processor's cache (`compact`); a list stays the same object.
 * Lines of one channel have the layout that the channel had at the first of them; the `odd` ones are RAW.
+* What was learned for a group (its entries, and the lists they fill) goes over to the next one, where this one had
+  lines for most of its channels, and all still have their layout; empty lists count for nothing.
 * Whoever waits for the group's commit waits on `settled`, or is called by it; both also say how it ended.
 """
 
@@ -21,14 +23,12 @@ from .batch import Batch, Form, Layout, raw_frame
 from .channel import Channel
 from .dedupe import First
 from .fastpath import PARTS, Entries
+from .joining import SAMPLE_LINES, Piece, from_lines, from_mixed, from_pieces
 
-MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
 COMPACT_BYTES = 256 * 1024  # of new lines; what a core's cache holds beside the rest
 COMPACT_CHANNEL_BYTES = 1024  # of new lines a channel, or joining costs more than it saves
 COMPACT_CHANNELS = 4096  # of more, so many lines are in no cache
-SMALL_LINES = 9  # that fit into a batch whatever their length
-SAMPLE_LINES = 256  # of the first batch of a channel: how many lines fit into the next ones follows from it
-
+MAX_KEPT = 50_000  # entries, from one group to the next: a sender that makes up processes has it all learned again
 
 _NO_PARTS = ("",) * (PARTS - 1)
 
@@ -39,14 +39,6 @@ class Outcome(Enum):
     DONE = "done"  # as durable as was promised
     MEMORY = "memory"  # shown, but only in memory: 204 carries `Logplex-Durability: memory`
     HELD = "held"  # still not committed, and nobody can say when: close, so that shippers retry
-
-
-class Piece(NamedTuple):
-    """Lines that are joined already."""
-
-    lines: int
-    data: bytes
-    clean: bool = False  # batch.py
 
 
 class Sealed(NamedTuple):
@@ -61,6 +53,7 @@ class Group:
 
     __slots__ = (
         "_compact_at",
+        "_filled",
         "_layouts",
         "_lines",
         "_odd",
@@ -70,6 +63,7 @@ class Group:
         "bytes",
         "entries",
         "ids",
+        "learned",
         "outcome",
         "touched",
         "waiting",
@@ -79,23 +73,33 @@ class Group:
         self.bytes = 0  # rendered bytes, roughly
         self.waiting = False  # somebody is held until the commit
         self.entries: dict[object, Entries] = {}  # by principal; see fastpath
+        self.learned = 0  # principals and entries
         self.ids: list[First] = []  # request ids to store with the lines
         self.touched: set[Channel] = set()  # channels whose page changed though they may get no line
         self.outcome: Outcome | None = None
         self._lines: dict[Channel, list[str]] = {}  # PARTS strings a line
         self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in `_lines`
         self._compact_at = COMPACT_BYTES
+        self._filled = 0  # channels that had lines when it was sealed
         self._layouts: dict[Channel, Layout] = {}
         self._odd: dict[Channel, dict[int, bool]] = {}  # index → tails only
         self._own: dict[Channel, int] = {}
         self._told: list[Callable[[Outcome], None]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._lines or self.ids or self.touched)
+        return bool(self.bytes or self.ids or self.touched)
 
     def __len__(self) -> int:
-        """How many channels have lines in it."""
+        """For how many channels there may be lines in it."""
         return len(self._lines)
+
+    def entries_of(self, principal: object) -> Entries:
+        """What is known of the middles of a principal; who adds to it counts that in `learned`."""
+        entries = self.entries.get(principal)
+        if entries is None:
+            entries = self.entries[principal] = {}
+            self.learned += 1
+        return entries
 
     def open(self, channel: Channel) -> tuple[Layout, Callable[[Iterable[str]], None]]:
         """The layout in which the channel's lines are to be rendered, and where their parts go."""
@@ -148,7 +152,7 @@ class Group:
             if len(lines) <= SAMPLE_LINES * PARTS:
                 pieces.append(Piece(len(lines) // PARTS, "".join(lines).encode("latin-1")))
             else:
-                pieces += [Piece(each.count, each.data) for each in _batches(lines, 0, 0, Form.RAW, tails_only=False)]
+                pieces += [Piece(each.count, each.data) for each in from_lines(lines, 0, 0, Form.RAW)]
             lines.clear()
 
     def open_own(self, channel: Channel) -> int:
@@ -163,26 +167,27 @@ class Group:
         self.entries.clear()
         lines = self.open_lines(channel)
         self._lines.pop(channel, None)
+        self._layouts.pop(channel, None)
         self._pieces.pop(channel, None)
         return lines
 
     def seal(self, at: int) -> list[Sealed]:
-        """Number all lines, received at `at` (unix ms), and render them into batches."""
-        sealed = []
+        """Number all lines, received at `at` (unix ms), and render them into batches; then comes `follow`."""
+        sealed: list[Sealed] = []
         for channel, lines in self._lines.items():
             pieces = self._pieces.get(channel)
-            if not lines and not pieces:  # a scan that was undone
+            if not lines and not pieces:  # of the group before, or of a scan that was undone
                 continue
             form = self._layouts[channel].form
             first = channel.numbered
             batches: list[Batch] = []
             if pieces is not None:
-                batches = _joined_batches(pieces, first, at, form)
+                batches = from_pieces(pieces, first, at, form)
                 first = batches[-1].end
             if odd := self._odd.get(channel):
-                batches += _mixed_batches(lines, odd, first, at, form)
+                batches += from_mixed(lines, odd, first, at, form)
             else:
-                batches += _batches(lines, first, at, form, tails_only=False)
+                batches += from_lines(lines, first, at, form)
             count = batches[-1].end - channel.numbered
             own = self._own.get(channel, 0)
             channel.numbered += count
@@ -191,10 +196,23 @@ class Group:
             page.own += own
             page.writing += count
             sealed.append(Sealed(channel, batches))
-        self._lines = {}
+            lines.clear()
         self._pieces = {}
-        self.entries = {}
+        self._filled = len(sealed)
         return sealed
+
+    def follow(self) -> "Group":
+        """The group that fills after this one, which was sealed just now."""
+        group = Group()
+        if (
+            2 * self._filled >= len(self._lines)
+            and self.learned <= MAX_KEPT
+            and all(channel.layout is layout for channel, layout in self._layouts.items())
+        ):
+            group._lines, group._layouts = self._lines, self._layouts
+            group.entries, group.learned = self.entries, self.learned
+        self._lines, self._layouts, self.entries = {}, {}, {}
+        return group
 
     def absorb(self, other: "Group") -> None:
         """Take over all lines of `other` (of one request), behind those that are here."""
@@ -212,7 +230,8 @@ class Group:
                 data = "".join(lines[index * PARTS : (index + 1) * PARTS]).encode("latin-1")
                 line = Batch(0, 1, 0, Form.RAW if index in odd else layout.form, data).lines()[0]
                 self.append_raw(channel, int(line.pri), line.time, line.source, line.process, line.text)
-        self.bytes += other.bytes
+        if other._lines:
+            self.bytes += other.bytes
         self.touched |= other.touched
 
     def counts(self) -> list[tuple[Channel, int]]:
@@ -255,66 +274,3 @@ class Group:
         self._odd.setdefault(channel, {})[len(lines) // PARTS] = tails_only
         lines += (frame.decode("latin-1"), *_NO_PARTS)
         self.bytes += len(frame)
-
-
-def _joined_batches(pieces: list[Piece], first: int, at: int, form: Form) -> list[Batch]:
-    """Pieces put together up to about MAX_BATCH_BYTES; one that is larger stays as it is."""
-    batches = []
-    parts: list[bytes] = []
-    count = size = 0
-    clean = True
-    for piece in pieces:
-        if parts and size + len(piece.data) > MAX_BATCH_BYTES:
-            batches.append(Batch(first, count, at, form, b"".join(parts), clean=clean))
-            first += count
-            parts = []
-            count = size = 0
-            clean = True
-        parts.append(piece.data)
-        count += piece.lines
-        size += len(piece.data)
-        clean = clean and piece.clean
-    batches.append(Batch(first, count, at, form, b"".join(parts), clean=clean))
-    return batches
-
-
-def _batches(lines: list[str], first: int, at: int, form: Form, *, tails_only: bool) -> list[Batch]:
-    """One batch, or several of about MAX_BATCH_BYTES, so that none is cut on its way to a drain.
-
-    Joined piece by piece: a piece stays in the processor's cache, all lines of a busy channel would not.
-    """
-    if len(lines) <= PARTS * SMALL_LINES:
-        data = "".join(lines).encode("latin-1")
-        return [Batch(first, len(lines) // PARTS, at, form, data, tails_only=tails_only)] if lines else []
-    batches = []
-    start = 0
-    step = SAMPLE_LINES * PARTS
-    while start < len(lines):
-        part = lines[start : start + step] if start or step < len(lines) else lines
-        count = len(part) // PARTS
-        data = "".join(part).encode("latin-1")
-        size = len(data)
-        step = max(1, count * MAX_BATCH_BYTES // size) * PARTS
-        if size > 2 * MAX_BATCH_BYTES and count > 1:
-            continue
-        batches.append(Batch(first, count, at, form, data, tails_only=tails_only))
-        first += count
-        start += len(part)
-    return batches
-
-
-def _mixed_batches(lines: list[str], odd: dict[int, bool], first: int, at: int, form: Form) -> list[Batch]:
-    """Runs of lines of one kind: the channel's form, RAW, RAW for tails only."""
-    batches: list[Batch] = []
-    count = len(lines) // PARTS
-    start = 0
-    kind = odd.get(0)
-    for index in range(1, count + 1):
-        if index < count and odd.get(index) is kind:
-            continue
-        run_form = form if kind is None else Form.RAW
-        run = lines[start * PARTS : index * PARTS]
-        batches += _batches(run, first + start, at, run_form, tails_only=bool(kind))
-        start = index
-        kind = odd.get(index)
-    return batches

@@ -102,7 +102,7 @@ class Part:
 
     def entries(self) -> Entries:
         """The entries of this principal in the open group."""
-        return self.group.entries.setdefault(self.way, {})
+        return self.group.entries_of(self.way)
 
     def reset(self) -> None:
         """Begin to count again."""
@@ -246,7 +246,7 @@ class Routing:
 
 
 class Learner:
-    """Makes the entries of one part (fastpath.Learn); called once a middle and group, of many channels once a line."""
+    """Makes the entries of one part (fastpath.Learn)."""
 
     __slots__ = ("_entries", "_learned", "_open", "_part", "_routing")
 
@@ -266,6 +266,7 @@ class Learner:
         if layout is not route.layout:
             route.render(layout)
         entry = self._entries[middle] = route.rendered, route.extra, extend
+        self._part.group.learned += 1
         return entry
 
     def route(self, middle: str) -> Route | None:

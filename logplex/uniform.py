@@ -23,7 +23,7 @@ from .batch import Form
 from .fastpath import TIME
 
 LEAST_BYTES = 3000  # of a body: less is not worth the overhead
-MOST_BYTES = 112 * 1024  # of a body: what comes out is about a batch (group.MAX_BATCH_BYTES)
+MOST_BYTES = 112 * 1024  # of a body: what comes out is about a batch (joining.MAX_BATCH_BYTES)
 _LONGEST = 2048  # bytes of a line; longer ones are few, and take the next way
 _MARK = b"\1"
 _BEFORE = 8 + 32 + 1  # bytes of the longest priority, time and mark

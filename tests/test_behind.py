@@ -11,7 +11,8 @@ from trio.testing import MockClock
 from logplex.batch import HOLE, Batch, Form
 from logplex.commit import BEHIND_BYTES, BEHIND_SECONDS
 from logplex.errors import StoreError
-from logplex.group import MAX_BATCH_BYTES, Outcome
+from logplex.group import Outcome
+from logplex.joining import MAX_BATCH_BYTES
 from logplex.store.rows import TAILS_ONLY, Line, as_line, joined
 from logplex.trouble import RETRY_SECONDS
 

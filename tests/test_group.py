@@ -1,15 +1,18 @@
 """A group against plain lists: order, positions and forms hold whatever is mixed, joined, absorbed or forgotten."""
 
 import itertools
+from collections.abc import Iterable
 
+import pytest
 import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from logplex.batch import HOLE, Batch, Form, Layout
 from logplex.channel import Channel, Channels, NoHistory
-from logplex.fastpath import PARTS
-from logplex.group import MAX_BATCH_BYTES, Group, Piece
+from logplex.fastpath import PARTS, Entries
+from logplex.group import Group
+from logplex.joining import MAX_BATCH_BYTES, Piece
 
 TIME = "2026-11-22T02:50:00Z"
 CHANNELS = (1, 2, 3)
@@ -32,20 +35,24 @@ class GroupMachine(RuleBasedStateMachine):
         channels = Channels(NoHistory(), ring_lines=100, ring_bytes=1 << 20, rings_bytes=1 << 20)
         trio.run(channels.load, {number: (f"app-{number}", frozenset()) for number in CHANNELS})
         self.channels: dict[int, Channel] = {channel.id: channel for channel in channels}
-        self.begin()
+        self.layouts: dict[int, Layout] = {}  # that were learned
+        self.begin(Group())
         self.sealed: dict[int, int] = dict.fromkeys(CHANNELS, 0)
 
-    def begin(self) -> None:
-        self.group = Group()
+    def begin(self, group: Group) -> None:
+        self.group = group
         self.model: dict[int, list[tuple[str, bool]]] = {number: [] for number in CHANNELS}
         self.own = dict.fromkeys(CHANNELS, 0)
         self.odd: set[int] = set()
 
     @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=30))
     def take(self, number: int, lines: list[str]) -> None:
-        layout, extend = self.group.open(self.channels[number])
+        entries = self.group.entries_of("somebody")
+        if str(number) not in entries:
+            self.layouts[number], extend = self.group.open(self.channels[number])
+            entries[str(number)] = ("", 0, extend)
         for text in lines:
-            extend(parts(layout, text))
+            entries[str(number)][2](parts(self.layouts[number], text))
             self.group.bytes += len(text) + 80
         self.model[number] += [(text, False) for text in lines]
 
@@ -116,7 +123,8 @@ class GroupMachine(RuleBasedStateMachine):
             assert batches[-1].end == channel.numbered
             page = channel.page
             assert page.received + page.own - before[number] == len(lines)
-        self.begin()
+        self.begin(self.group.follow())
+        assert not self.group
 
     @invariant()
     def counts_what_is_open(self) -> None:
@@ -132,6 +140,54 @@ TestGroup = GroupMachine.TestCase
 
 def test_a_line_is_as_many_parts_as_the_quick_path_says() -> None:
     assert len(parts(Layout(Form.SYSLOG), "x")) == PARTS
+
+
+@pytest.fixture
+async def channels() -> list[Channel]:
+    made = Channels(NoHistory(), ring_lines=100, ring_bytes=1 << 20, rings_bytes=1 << 20)
+    await made.load({number: (f"app-{number}", frozenset()) for number in CHANNELS})
+    return list(made)
+
+
+def learn(group: Group, channels: Iterable[Channel]) -> Entries:
+    """What is known of somebody, when a line for each of these channels has come."""
+    entries = group.entries_of("somebody")
+    for channel in channels:
+        layout, extend = group.open(channel)
+        entries[channel.name] = ("", 0, extend)
+        group.learned += 1
+        extend(parts(layout, "x"))
+        group.bytes += 80
+    return entries
+
+
+async def test_what_was_learned_for_a_group_is_known_to_the_next(channels: list[Channel]) -> None:
+    first = Group()
+    extend = learn(first, channels)["app-1"][2]
+    first.seal(0)
+    second = first.follow()
+    assert not second
+    extend(parts(channels[0].layout, "y"))
+    second.bytes += 80
+    assert set(second.entries_of("somebody")) == {"app-1", "app-2", "app-3"}
+    assert [sealed.channel.name for sealed in second.seal(0)] == ["app-1"]
+    assert second.follow().entries == {}  # it had lines for few of the channels that it knew
+
+
+@pytest.mark.parametrize("change", ["layout", "much"])
+async def test_what_is_no_longer_so_or_has_become_much_is_learned_again(
+    change: str, channels: list[Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Group()
+    learn(group, channels)
+    group.seal(0)
+    if change == "layout":
+        channels[1].layout = Layout(Form.SYSLOG)
+    else:
+        monkeypatch.setattr("logplex.group.MAX_KEPT", 3)
+    following = group.follow()
+    assert following.entries == {}
+    assert following.open(channels[1])[0] is channels[1].layout
 
 
 def test_a_busy_channel_s_lines_come_in_batches_that_a_delivery_takes_whole() -> None:

@@ -21,7 +21,8 @@ PACKAGES = ("logplex", "drains")
 
 COMMIT = "commit trouble writes behind catchup"
 STREAMS = f"router bodies streams routing group {COMMIT} registry tail rendering fanout sessions channel poller"
-VALUES = "ring batch filling ledger framing message fastpath uniform fields filters dedupe printable log config errors"
+LINES = "ring batch joining filling framing message fastpath uniform fields filters dedupe"
+VALUES = f"{LINES} ledger printable log config errors"
 # From the top to the bottom; a package stands for all its modules.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"logplex.__main__"}),

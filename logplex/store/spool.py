@@ -27,7 +27,7 @@ from ..batch import Batch
 from ..catchup import Work
 from ..channel import Place, channel_epoch
 from ..errors import StoreError
-from ..group import MAX_BATCH_BYTES
+from ..joining import MAX_BATCH_BYTES
 from ..ledger import Page, closed_page
 from . import forget, reading, tables
 from .checkpoints import Checkpoints, checkpoint, sync_all
