@@ -4,13 +4,13 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 
 * Groups commit in the order in which they were filled; one is being written while the next fills.
 * Nobody sees a line, and no request is answered, before the commit of its group has returned. With `durability none`
-  a flush shows at once what is in the group; it is written behind (behind.py), within `BEHIND_SECONDS` or when
+  a flush shows what is in the group; it is written behind (behind.py), within `BEHIND_SECONDS` or when
   `BEHIND_BYTES` have gathered. Without a spool it is not written at all.
+* A flush takes effect when the other inputs that are ready have been taken too: it costs as much as a few lines.
 * A group that somebody waits for is written as soon as the one before is on disk; others within `group_seconds`, or
   later at full load (filling.py). Cursors and counters that change without lines are written within `SAVE_SECONDS`.
-* While all goes well no task stands between a group and its commit: `flush` begins one, for those who wait when the
-  other inputs that are ready have been taken too, and the store's answer shows it and begins the next. So groups stay
-  small when the loop is busy. `run` does what has to wait, and all trouble.
+* While all goes well no task stands between a group and its commit: a flush begins one, and the store's answer shows
+  it and begins the next. So groups stay small when the loop is busy. `run` does what has to wait, and all trouble.
 * While the store fails, groups are shown from memory, or held and then given up (trouble.py). Who waits for a held
   one for longer than `hold_seconds` is told `HELD` by the router.
 * Uncommitted bytes are bounded: above the bound `room` waits, inputs stop reading, replies are held.
@@ -18,6 +18,7 @@ Invariants (tests/test_commit.py, and the state machine in tests/store/test_spoo
 
 import math
 import time
+from collections.abc import Callable
 
 import trio
 
@@ -25,6 +26,7 @@ from .behind import Behind
 from .catchup import Work
 from .filling import Filling
 from .group import Group, Outcome
+from .idle import Idle
 from .poller import CallSoon
 from .trouble import Trouble
 from .writes import Spool, Write, Writes
@@ -47,6 +49,7 @@ class Committer:
         refuse_when_degraded: bool = False,
         show_at_once: bool = False,
         call_soon: CallSoon | None = None,
+        idle: Idle | None = None,
     ) -> None:
         refuse = refuse_when_degraded and not show_at_once  # where nothing is promised there is nothing to refuse
         self.current = Group()
@@ -64,10 +67,10 @@ class Committer:
         self._committing = False
         self._committing_bytes = 0
         self._finishing = False
-        self._call_soon = call_soon
-        self._begins_soon = False
+        self._idle = idle
+        self._soon = call_soon or _call
+        self._looks_soon = False
         self._hurried = False
-        self._busy = False  # the inputs have more
         self._has_begun = False  # the current group has its first lines, since `_began`
         self._news = trio.Event()  # for `run`
         self._room = trio.Event()
@@ -90,9 +93,21 @@ class Committer:
         """Whether lines that were acknowledged are less durable than was promised."""
         return self.degraded_since is not None and not self.trouble.refuse and not self._show_first
 
-    def flush(self, *, more: bool = False) -> None:
-        """What is in the group may go; `more`: the input has more than its turn allows it to take."""
-        self._busy = more
+    def flush(self) -> None:
+        """What is in the group may go, when the other inputs that are ready have had their turn."""
+        if not self._looks_soon and self.current:
+            self._looks_soon = True
+            self._soon(self._look)
+
+    def _look(self) -> None:
+        """Show the group, or begin its commit, or have `run` do that in time."""
+        self._looks_soon = False
+        try:
+            self._let_go()
+        except Exception as exc:  # noqa: BLE001 - raised in the committer's own task
+            self._fail(exc)
+
+    def _let_go(self) -> None:
         group = self.current
         if not group:
             return
@@ -100,37 +115,17 @@ class Committer:
             self._show_at_once(group)
         if self._spool is None:
             return
-        if not self._has_begun:
+        begins, waiting = not self._has_begun, self.current.waiting
+        if begins:
             self._has_begun = True
             self._began = trio.current_time()
-            if not self.current.waiting:
-                self._news.set()
-        if self.current.waiting:
-            self._begin_soon()
-            return
-        try:
-            if self._committing:
+        if self._committing:
+            if not waiting:
                 self.writes.poll()
-            elif self._is_ripe():
-                self._begin()
-        except Exception as exc:  # noqa: BLE001 - not the fault of the input that has called
-            self._fail(exc)
-
-    def _begin_soon(self) -> None:
-        """Begin the commit when the other inputs that are ready have had their turn."""
-        if not self._begins_soon and not self._committing:
-            self._begins_soon = True
-            (self._call_soon or trio.lowlevel.current_trio_token().run_sync_soon)(self._begin_now)
-
-    def _begin_now(self) -> None:
-        self._begins_soon = False
-        try:
-            if self._is_filled and self._is_ripe():
-                self._begin()
-            elif not self._committing:
-                self._news.set()
-        except Exception as exc:  # noqa: BLE001 - raised in the committer's own task
-            self._fail(exc)
+        elif self._is_ripe():
+            self._begin()
+        elif begins or waiting:
+            self._news.set()
 
     def _fail(self, exc: Exception) -> None:
         self._failure = exc
@@ -165,11 +160,13 @@ class Committer:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until cancelled; `finish` first, or what was not committed is lost."""
         task_status.started()
-        if self._spool is None:
-            await trio.sleep_forever()
         while True:
             if self._failure is not None:
                 raise self._failure
+            if self._spool is None:
+                await self._news.wait()
+                self._news = trio.Event()
+                continue
             write = self._flight
             if write is not None and (write.done.is_set() or trio.current_time() >= self._overdue_at(write)):
                 await self._see_to(write)
@@ -215,7 +212,7 @@ class Committer:
         if self._behind:
             return 0.0 if self._behind.bytes >= BEHIND_BYTES else BEHIND_SECONDS
         group = self.current
-        return self._filling.seconds(len(group), group.bytes, busy=self._busy)
+        return self._filling.seconds(len(group), group.bytes)
 
     def _is_ripe(self) -> bool:
         """Whether the current group may begin its commit now."""
@@ -244,6 +241,8 @@ class Committer:
             self._behind = Behind()
             self._committing_bytes = behind.bytes
             return Write(Work(), behind, behind.sealed)
+        if self._idle is not None and (share := self._idle.share()) is not None:
+            self._filling.adapt(share)
         group = self.current
         sealed = group.seal(_now_ms())
         self.current = group.follow()
@@ -288,11 +287,11 @@ class Committer:
         Raises StoreError when the store does not take it.
         """
         if self._spool is None:
-            self.flush()
+            self._let_go()
             return
         while self.current or self._behind or self._committing:
             if self._show_first:
-                self.flush()
+                self._let_go()
             if not self._committing:
                 self._hurry()
             await self._room.wait()
@@ -301,6 +300,10 @@ class Committer:
             await self.trouble.finish()
         finally:
             self._finishing = False
+
+
+def _call(fn: Callable[[], object]) -> None:
+    fn()
 
 
 def _now_ms() -> int:

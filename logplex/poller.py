@@ -7,7 +7,8 @@ all of them through trio, and only when there is nothing to do.
 Rules (tests/test_poller.py):
 
 * A *turn*: everything that is ready is told so, then everything is called that was asked for by `call_soon`, also in
-  this turn. Turns follow each other as long as something happens; every `SLICE_SECONDS` all other tasks have theirs.
+  this turn. Turns follow each other as long as something happens. Every `SLICE_SECONDS`, also within a turn, what was
+  asked for is called, and all other tasks have their turn.
 * `call_soon` is for any thread. What it was given is called once, in order, in trio's thread, and before the task
   waits: a bell is rung only where it waits already.
 * What is told or called must neither wait nor raise; what it raises ends `run`, and with it the server.
@@ -101,6 +102,7 @@ class Poller:
             ready = epoll.poll(0, EVENTS_AT_ONCE)
             for descriptor, events in ready:
                 if perf_counter() > until:
+                    self._call()
                     # A number may now be another socket's: told what is not so, that reads and finds nothing.
                     await trio.lowlevel.checkpoint()
                     until = perf_counter() + SLICE_SECONDS

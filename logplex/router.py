@@ -42,9 +42,9 @@ class Router:
         self.routing.forget()
         self._committer.current.entries.clear()
 
-    def flush(self, *, more: bool = False) -> None:
+    def flush(self) -> None:
         """Let the group go: nothing more is readable for the moment, or there is `more` than a turn allows to take."""
-        self._committer.flush(more=more)
+        self._committer.flush()
 
     @property
     def readers_behind(self) -> bool:

@@ -7,6 +7,8 @@ Rules (protocol sections 2 and 11):
   one costs time linear in its bytes however small the pieces are in which it comes.
 """
 
+from collections.abc import Awaitable, Callable
+
 from .commit import Committer
 from .fastpath import recognisable, scan
 from .framing import Frame, Malformed, StreamDecoder
@@ -16,7 +18,7 @@ REST_BYTES = 4096  # of an incomplete frame that are put before the next read; a
 
 
 class Stream:
-    """One connection: feed it what was read, `end` it when the peer has sent all.
+    """One connection: `take` what was read, `end` it when the peer has sent all.
 
     Not for two tasks at once. `broken` says why the connection should be closed, when it should.
     """
@@ -37,26 +39,33 @@ class Stream:
         """Why nothing more can be understood here."""
         return self._decoder.broken if self._decoder is not None else None
 
-    async def feed(self, data: bytes) -> None:
-        """Take what was read; waits only for tokens to be loaded, or for room."""
+    def take(self, data: bytes) -> Callable[[], Awaitable[None]] | None:
+        """Take what was read; returns what has to be awaited before more is read, if anything has.
+
+        That loads tokens, and puts lines that waited for them in their place, or waits for room.
+        """
+        unknown = False
         if not self._strict:
             data = self._take_quickly(data)
-            if not data:
-                return await self._wait_for_room()
-        if self._decoder is None:
-            self._decoder = StreamDecoder(self._max_frame_bytes)
-        await self._take_strictly(self._decoder.feed(data))
-        rest = self._decoder.take_rest(REST_BYTES)
-        self._strict = rest is None
-        self._rest = rest or b""
-        await self._wait_for_room()
+        if data:
+            if self._decoder is None:
+                self._decoder = StreamDecoder(self._max_frame_bytes)
+            unknown = self._take_strictly(self._decoder.feed(data))
+            rest = self._decoder.take_rest(REST_BYTES)
+            self._strict = rest is None
+            self._rest = rest or b""
+        if unknown:
+            return self._load
+        committer = self._committer
+        return committer.room if committer.uncommitted_bytes > committer.max_uncommitted_bytes else None
 
     async def end(self) -> None:
         """The peer has sent all: an unterminated line is a message, a counted frame cut off is malformed."""
         decoder = self._decoder or StreamDecoder(self._max_frame_bytes)
         found = decoder.feed(self._rest) + decoder.end()
         self._rest = b""
-        await self._take_strictly(found)
+        if self._take_strictly(found):
+            await self._load()
         self._committer.flush()
 
     def _take_quickly(self, data: bytes) -> bytes:
@@ -81,7 +90,8 @@ class Stream:
             return b""
         return data
 
-    async def _take_strictly(self, found: list[Frame | Malformed]) -> None:
+    def _take_strictly(self, found: list[Frame | Malformed]) -> bool:
+        """Route frames by the strict rules; whether some wait for tokens that have to be loaded."""
         routing = self._routing
         part = self._part
         part.group = self._committer.current
@@ -89,21 +99,19 @@ class Stream:
         part.malformed += len(found) - len(frames)
         part.frames += len(found) - len(frames)
         routing.take_frames(frames, part)
-        if part.unknown:
-            routing.count(part)
-            try:
-                await routing.load(part.unknown)
-            finally:  # what cannot be loaded counts as unknown
-                part.group = self._committer.current  # another group may have begun while we waited
-                routing.take_waiting(part)
-                routing.count(part)
-        else:
-            routing.count(part)
+        routing.count(part)
+        return bool(part.unknown)
 
-    async def _wait_for_room(self) -> None:
-        committer = self._committer
-        if committer.uncommitted_bytes > committer.max_uncommitted_bytes:
-            await committer.room()
+    async def _load(self) -> None:
+        routing = self._routing
+        part = self._part
+        try:
+            await routing.load(part.unknown)
+        finally:  # what cannot be loaded counts as unknown
+            part.group = self._committer.current  # another group may have begun while we waited
+            routing.take_waiting(part)
+            routing.count(part)
+        await self._committer.room()
 
 
 def is_incomplete(data: bytes, max_frame_bytes: int) -> bool:

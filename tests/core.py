@@ -9,9 +9,17 @@ from logplex.dedupe import Window
 from logplex.ledger import Ledger
 from logplex.registry.records import ChannelRecord, Principal, Token
 from logplex.router import Router
+from logplex.streams import Stream
 from logplex.writes import Spool
 
 EVERYONE = Principal("credential", "shipper", may_write_any=True)
+
+
+async def feed(stream: Stream, data: bytes) -> None:
+    """Have a connection take what was read, and await what has to be."""
+    further = stream.take(data)
+    if further is not None:
+        await further()
 
 
 class FakeTokens:

@@ -6,11 +6,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from logplex.batch import Batch
 from logplex.catchup import Work
 from logplex.channel import Channel, Channels, NoHistory
 from logplex.commit import SAVE_SECONDS, Committer
 from logplex.errors import StoreError
 from logplex.group import Outcome
+from logplex.idle import Idle
+from logplex.poller import CallSoon
 from logplex.trouble import INLINE_BYTES, NOTE_SECONDS, RETRY_SECONDS
 
 from .core import EVERYONE, Core
@@ -60,18 +63,28 @@ class Scene:
     """A committer over a store, with one channel."""
 
     def __init__(
-        self, nursery: trio.Nursery, *, refuse: bool = False, show_at_once: bool = False, ring_lines: int = 1000
+        self,
+        nursery: trio.Nursery,
+        *,
+        refuse: bool = False,
+        show_at_once: bool = False,
+        ring_lines: int = 1000,
+        idle: Idle | None = None,
+        call_soon: CallSoon | None = None,
+        spool: bool = True,
     ) -> None:
         self.store = Store()
         self.nursery = nursery
         self.channels = Channels(NoHistory(), ring_lines=ring_lines, ring_bytes=1 << 20, rings_bytes=1 << 30)
         self.committer = Committer(
-            self.store,
+            self.store if spool else None,
             group_seconds=0.02,
             timeout_seconds=TIMEOUT,
             max_uncommitted_bytes=100_000,
             refuse_when_degraded=refuse,
             show_at_once=show_at_once,
+            idle=idle,
+            call_soon=call_soon,
         )
         self.notes: list[float | None] = []
 
@@ -167,21 +180,70 @@ async def test_a_group_that_nobody_waits_for_is_written_within_group_seconds(
     assert trio.current_time() - started <= 0.025
 
 
+async def test_what_several_inputs_flush_in_one_turn_goes_together_at_its_end(nursery: trio.Nursery) -> None:
+    calls: list[Callable[[], object]] = []
+    scene = Scene(nursery, show_at_once=True, call_soon=calls.append)
+    await scene.start()
+    for _ in range(3):
+        scene.put()
+        scene.committer.flush()
+    assert (len(calls), scene.channel.head) == (1, 0)
+    calls.pop()()
+    assert scene.channel.head == 3
+    assert [batch.count for batch in scene.channel.recent(0, 1000) or []] == [3]
+    scene.committer.flush()
+    assert calls == [], "nothing is there"
+
+
+@pytest.mark.parametrize("spool", [True, False])
+async def test_a_bug_in_what_shows_lines_ends_the_committer(spool: bool) -> None:
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug")):
+        async with trio.open_nursery() as nursery:
+            scene = Scene(nursery, show_at_once=True, spool=spool)
+            await scene.start()
+
+            class Broken:
+                def notify(self, batch: Batch) -> None:
+                    raise RuntimeError("a bug")
+
+            scene.channel.follow(Broken())
+            scene.put()
+            scene.committer.flush()
+
+
+class Never(Idle):
+    """A loop that never sleeps."""
+
+    def share(self) -> float | None:
+        return 0.0
+
+
 @pytest.mark.parametrize(
-    ("channels", "more", "seconds"),
-    [(1, False, 0.005), (1, True, 0.005), (50, False, 0.01), (50, True, 0.04), (500, False, 0.02), (500, True, 0.4)],
+    ("channels", "idle", "seconds"),
+    [
+        (1, None, 0.005),
+        (1, Never(), 0.005),
+        (50, None, 0.01),
+        (50, Never(), 0.04),
+        (500, None, 0.02),
+        (500, Never(), 0.4),
+    ],
 )
-async def test_a_group_of_many_channels_fills_for_longer_most_of_all_when_the_inputs_have_more(
-    channels: int, more: bool, seconds: float, scene: Scene, autojump_clock: MockClock
+async def test_a_group_of_many_channels_fills_for_longer_most_of_all_when_the_loop_never_sleeps(
+    channels: int, idle: Idle | None, seconds: float, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
+    scene = Scene(nursery, idle=idle)
+    await scene.start()
+    for _ in range(5):
+        await scene.write()
     await scene.channels.load({number: (f"app-{number}", frozenset()) for number in range(2, channels + 1)})
     started = trio.current_time()
     for channel in scene.channels:
         scene.committer.current.append_raw(channel, 13, b"T", b"app", b"web.1", b"line")
-    scene.committer.flush(more=more)
-    while scene.channel.head == 0:
+    scene.committer.flush()
+    while scene.channel.head == 5:
         await trio.sleep(0.001)
-        scene.committer.flush(more=more)
+        scene.committer.flush()
     assert seconds <= trio.current_time() - started <= seconds + 0.004
 
 

@@ -12,7 +12,7 @@ from logplex import bodies, routing, streams, uniform
 from logplex.batch import Form, Layout
 from logplex.errors import MalformedBody
 
-from .core import EVERYONE, Core
+from .core import EVERYONE, Core, feed
 
 TOKENS = ["t.00000001-0000-4000-8000-000000000001", "t.00000002-0000-4000-8000-000000000002"]
 
@@ -109,7 +109,7 @@ async def fed(pieces: list[bytes], *, loaded: bool = True) -> Core:
         await made.router.routing.load(TOKENS)
     stream = made.router.stream()
     for piece in pieces:
-        await stream.feed(piece)
+        await feed(stream, piece)
         made.router.flush()
     await stream.end()
     return made

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("logplex", "drains")
 
 COMMIT = "commit trouble writes behind catchup"
-STREAMS = f"router bodies streams routing group {COMMIT} registry tail rendering fanout sessions channel poller"
+STREAMS = f"router bodies streams routing group {COMMIT} registry tail rendering fanout sessions channel poller idle"
 LINES = "ring batch joining filling framing message fastpath uniform fields filters dedupe"
 VALUES = f"{LINES} ledger printable log config errors"
 # From the top to the bottom; a package stands for all its modules.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from logplex.errors import ClientError, StoreError
 from logplex.ledger import Ledger, Page
 
-from .core import EVERYONE, Core
+from .core import EVERYONE, Core, feed
 
 KNOWN = "t.00000001-0000-4000-8000-000000000001"
 LOOP = "d.00000000-0000-4000-8000-00000000000d"
@@ -46,7 +46,7 @@ def test_node_and_channels_balance_after_every_step(steps: list[tuple[str, bytes
                 core.router.own(channel, 172, b"Error L10")
             elif kind == "stream":
                 stream = core.router.stream()
-                await stream.feed(data)
+                await feed(stream, data)
                 assert core.balanced()
                 await stream.end()
             else:
@@ -77,7 +77,7 @@ async def test_lines_whose_tokens_are_being_loaded_count_when_it_is_known_where_
     monkeypatch.setattr(core.tokens, "load_tokens", watched)
     stream = core.router.stream()
     with pytest.raises(StoreError) if fails else contextlib.nullcontext():
-        await stream.feed(b"5 rubbi" + frame(token.id, "one") + frame(token.id, "two"))
+        await feed(stream, b"5 rubbi" + frame(token.id, "one") + frame(token.id, "two"))
     assert seen == [(True, 1)]
     assert core.balanced()
     ledger = core.ledger

@@ -43,6 +43,7 @@ from ..fanout import Tails
 from ..http.asgi import Asgi
 from ..http.routes import Handler, Routes, not_found
 from ..http.server import Listener, Server
+from ..idle import Idle
 from ..inputs.listening import Connections
 from ..inputs.logs import Logs
 from ..inputs.syslog import serve_tcp
@@ -112,6 +113,8 @@ class _Node:
         poller: Poller,
     ) -> None:
         self.poller = poller
+        idle = Idle()
+        trio.lowlevel.add_instrument(idle)
         history: History = spool or NoHistory()
         self.registry = registry
         self.sign_ins = SignIns(registry, directory.read("sign-ins"), partial(directory.write, "sign-ins"))
@@ -133,6 +136,7 @@ class _Node:
             refuse_when_degraded=settings.when_degraded == "refuse",
             show_at_once=settings.durability == "none",
             call_soon=poller.call_soon,
+            idle=idle,
         )
         if spool is not None:
             spool.written_up_to = self.committer.written
@@ -322,7 +326,7 @@ async def _serve_syslog(
 ) -> None:
     connections = Connections(settings.connections)
     router = node.router
-    tcp = partial(serve_tcp, router=router, connections=connections)
+    tcp = partial(serve_tcp, router=router, poller=node.poller, connections=connections)
     with scope:
         async with trio.open_nursery() as nursery:
             await nursery.start(tcp, listeners.syslog)

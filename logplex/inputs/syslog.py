@@ -2,27 +2,31 @@
 
 Rules:
 
-* A readable socket is read until it would block, `READS_PER_TURN` times, or for `TURN_SECONDS`; then the router
-  flushes and others have their turn; after one read of `READ_BYTES_BEHIND` while a drain or a tail has to catch up. No
-  timer waits for more: under load reads are large, and idle every line goes at once (design section 2).
+* The poller tells when a socket is readable: a switch of tasks, and a registration anew for each wait, cost more than
+  a line. It is read until it has given less than was asked for, `READS_PER_TURN` times, or for `TURN_SECONDS`; then
+  the router flushes and others have their turn; after one read of `READ_BYTES_BEHIND` while a drain or a tail has to
+  catch up. No timer waits for more: under load reads are large, and idle every line goes at once (design section 2).
 * Raw non-blocking sockets: a `SocketStream` costs three to ten times as much a read. Nothing is allocated for a
   connection that is silent but its task.
-* `feed` waits while memory is full; then the socket is not read, and the peer's kernel holds what it sends.
+* What has to be awaited, tokens to load or room in memory, is left to the connection's task; then the socket is not
+  watched, and the peer's kernel holds what it sends.
 * A half-closed connection is read to its end and then closed (protocol section 11). A reset is an end too: what came
   before it was received.
 * Whatever goes wrong with a connection ends that connection only, is counted in `Connections.ended`, and logged now
   and then.
-* Cancelling the server drops what the kernel holds; what was read was fed before.
+* Cancelling the server drops what the kernel holds; what was read was taken before.
 """
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
 import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from ..poller import Poller
 from ..registry.records import Token
 from .listening import Connections, accept_all
 from .notices import Notices
@@ -42,8 +46,8 @@ class Stream(Protocol):
     def broken(self) -> str | None:
         """Why the connection should be closed."""
 
-    async def feed(self, data: bytes) -> None:
-        """Take what was received."""
+    def take(self, data: bytes) -> Callable[[], Awaitable[None]] | None:
+        """Take what was received; returns what has to be awaited before more is."""
 
     async def end(self) -> None:
         """The peer has sent all."""
@@ -55,8 +59,8 @@ class Router(Protocol):
     def stream(self, *, bound: Token | None = None) -> Stream:
         """The state of a new connection."""
 
-    def flush(self, *, more: bool = False) -> None:
-        """Nothing more is readable for the moment, or there is `more` than a turn allows to take."""
+    def flush(self) -> None:
+        """A turn has ended: what was taken may go."""
 
     @property
     def readers_behind(self) -> bool:
@@ -67,6 +71,7 @@ async def serve_tcp(
     listeners: Sequence[socket.socket],
     router: Router,
     *,
+    poller: Poller,
     connections: Connections,
     tls: ssl.SSLContext | None = None,
     bound: Token | None = None,
@@ -78,7 +83,7 @@ async def serve_tcp(
     Connections are accepted from `task_status.started()` on. `tls` makes them TLS; `bound` takes everything that
     comes to that token: a listener for RFC 3164 senders, whose tag cannot hold one.
     """
-    serve = _Server(router, bound, tls, handshake_seconds)
+    serve = _Server(router, poller, bound, tls, handshake_seconds)
     try:
         async with trio.open_nursery() as nursery:
             for listener in listeners:
@@ -93,10 +98,16 @@ class _Server:
     """Serves each connection of some listeners in the same way."""
 
     def __init__(
-        self, router: Router, bound: Token | None, tls: ssl.SSLContext | None, handshake_seconds: float
+        self,
+        router: Router,
+        poller: Poller,
+        bound: Token | None,
+        tls: ssl.SSLContext | None,
+        handshake_seconds: float,
     ) -> None:
         self.notices = Notices()
-        self._router = router
+        self.router = router
+        self.poller = poller
         self._bound = bound
         self._tls = tls
         self._handshake_seconds = handshake_seconds
@@ -104,7 +115,7 @@ class _Server:
     async def __call__(self, connection: socket.socket, peer: Any) -> str:
         """Receive all that a connection sends; why it ended."""
         if self._tls is None:
-            return await self._receive(connection, connection.recv, peer)
+            return await _Connection(self, connection, peer, self._stream(), connection.recv).run()
         receiver = TlsReceiver(connection, self._tls)
         try:
             with trio.fail_after(self._handshake_seconds):
@@ -115,42 +126,110 @@ class _Server:
         except OSError as exc:
             self.notices.warn("tls_handshake_failed", peer=peer[0], reason=_reason(exc))
             return "handshake"
-        ended = await self._receive(connection, receiver.receive, peer)
+        ended = await _Connection(self, connection, peer, self._stream(), receiver.receive, receiver).run()
         receiver.close()
         return ended
 
-    async def _receive(self, connection: socket.socket, receive: Callable[[int], bytes], peer: Any) -> str:
-        router = self._router
-        stream = router.stream(bound=self._bound)
-        feed = stream.feed
+    def _stream(self) -> Stream:
+        return self.router.stream(bound=self._bound)
+
+
+class _Connection:
+    """One connection: the poller has it read while its task waits; the task does what has to be awaited."""
+
+    __slots__ = (
+        "_crash",
+        "_ended",
+        "_further",
+        "_number",
+        "_peer",
+        "_receive",
+        "_server",
+        "_stream",
+        "_task",
+        "_tls",
+    )
+
+    def __init__(
+        self,
+        server: _Server,
+        connection: socket.socket,
+        peer: Any,
+        stream: Stream,
+        receive: Callable[[int], bytes],
+        tls: TlsReceiver | None = None,
+    ) -> None:
+        self._server = server
+        self._number = connection.fileno()
+        self._peer = peer
+        self._stream = stream
+        self._receive = receive
+        self._tls = tls
+        self._task: Task | None = None
+        self._further: Callable[[], Awaitable[None]] | None = None
+        self._crash: Exception | None = None
+        self._ended = ""
+
+    async def run(self) -> str:
+        """Receive all that comes; why it ended, in a word."""
+        while not self._ended:
+            self._task = current_task()
+            self._server.poller.watch(self._number, self._ready)
+            await wait_task_rescheduled(self._abort)
+            if self._crash is not None:
+                raise self._crash
+            further, self._further = self._further, None
+            if further is not None:
+                await further()
+        if self._ended != "malformed":
+            await self._stream.end()
+            self._server.router.flush()
+        return self._ended
+
+    def _abort(self, _raise_cancel: Any) -> Abort:
+        self._server.poller.remove(self._number)
+        return Abort.SUCCEEDED
+
+    def _ready(self, _events: int) -> None:
+        """Called by the poller: take a turn, and wake the task if there is something for it."""
+        try:
+            self._take_turn()
+        except Exception as exc:  # noqa: BLE001 - the bug of one connection must not end the poller of all
+            self._crash = exc
+        if self._ended or self._further is not None or self._crash is not None:
+            self._server.poller.remove(self._number)
+            assert self._task is not None
+            reschedule(self._task)
+
+    def _take_turn(self) -> None:
+        router, stream, receive, tls = self._server.router, self._stream, self._receive, self._tls
+        size, reads = (READ_BYTES_BEHIND, 1) if router.readers_behind else (READ_BYTES, READS_PER_TURN)
+        due = monotonic() + TURN_SECONDS
         while True:
-            size, reads = (READ_BYTES_BEHIND, 1) if router.readers_behind else (READ_BYTES, READS_PER_TURN)
-            due = monotonic() + TURN_SECONDS
-            while reads:
-                try:
-                    data = receive(size)
-                except BlockingIOError:
-                    router.flush()
-                    await trio.lowlevel.wait_readable(connection)
-                    break
-                except OSError as exc:
-                    self.notices.warn("connection_broken", peer=peer[0], reason=_reason(exc))
-                    await stream.end()
-                    router.flush()
-                    return "broken"
-                if not data:
-                    await stream.end()
-                    router.flush()
-                    return "end"
-                await feed(data)
-                if stream.broken is not None:
-                    router.flush()
-                    self.notices.warn("connection_closed", peer=peer[0], reason=stream.broken)
-                    return "malformed"
-                reads = reads - 1 if monotonic() < due else 0
-            else:
-                router.flush(more=True)
-                await trio.lowlevel.checkpoint()
+            try:
+                data = receive(size)
+            except BlockingIOError:
+                break
+            except OSError as exc:
+                self._server.notices.warn("connection_broken", peer=self._peer[0], reason=_reason(exc))
+                self._ended = "broken"
+                return
+            if not data:
+                self._ended = "end"
+                return
+            self._further = stream.take(data)
+            if stream.broken is not None:
+                self._server.notices.warn("connection_closed", peer=self._peer[0], reason=stream.broken)
+                self._ended = "malformed"
+                break
+            if self._further is not None:
+                break
+            if tls is not None and tls.over:  # no byte more will tell of it
+                continue
+            reads -= 1
+            if not reads or (tls is None and len(data) < size) or monotonic() >= due:
+                break
+        router.flush()
 
 
 def _reason(error: OSError) -> str:

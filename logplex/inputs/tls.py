@@ -50,6 +50,11 @@ class TlsReceiver:
         self._ended = False
         self._error: ssl.SSLError | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the peer has ended, or broken, its side: `receive` has no more to wait for."""
+        return self._ended or self._error is not None
+
     async def handshake(self) -> None:
         """Raises OSError (ssl.SSLError is one) when the peer cannot or does not; the caller limits the time."""
         while True:

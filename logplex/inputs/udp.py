@@ -78,7 +78,9 @@ class _Receiver:
         while True:
             frames, drained = self._read()
             if frames:
-                await self._stream.feed(b"".join(frames))
+                further = self._stream.take(b"".join(frames))
+                if further is not None:
+                    await further()
                 self._router.flush()
             self._count_kernel_drops()
             if drained:

@@ -1,6 +1,6 @@
 """A router that remembers what it was given, and lets a test wait for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -24,12 +24,12 @@ class FakeStream:
     def broken(self) -> str | None:
         return self._decoder.broken
 
-    async def feed(self, data: bytes) -> None:
-        await self._router.room.wait()
+    def take(self, data: bytes) -> Callable[[], Awaitable[None]] | None:
         self.fed.append(data)
         if b"crash" in data:
             raise RuntimeError("a bug")
         self._router.take(self._decoder.feed(data))
+        return None if self._router.room.is_set() else self._router.room.wait
 
     async def end(self) -> None:
         self.ended = True
@@ -45,7 +45,6 @@ class FakeRouter:
         self.streams: list[FakeStream] = []
         self.flushed = 0  # frames that were there at the last flush
         self.flushes = 0
-        self.busy_flushes = 0
         self.readers_behind = False
         self.room = trio.Event()
         self.room.set()
@@ -56,9 +55,8 @@ class FakeRouter:
         self._changed.unpark_all()
         return self.streams[-1]
 
-    def flush(self, *, more: bool = False) -> None:
+    def flush(self) -> None:
         self.flushes += 1
-        self.busy_flushes += more
         self.flushed = len(self.frames)
         self._changed.unpark_all()
 
