@@ -12,6 +12,7 @@ from .dedupe import Window
 from .ledger import Ledger
 from .registry.records import Principal, Token
 from .routing import Routing, Tokens, Way, now_ms
+from .small_reads import SmallReads
 from .streams import Stream
 
 
@@ -50,6 +51,10 @@ class Router:
     def readers_behind(self) -> bool:
         """Whether drains or tails have to catch up with what the inputs take."""
         return self._channels.readers_behind
+
+    def small_reads(self) -> SmallReads:
+        """What scans the small reads of many connections together."""
+        return SmallReads(self.routing, self._committer)
 
     def stream(self, *, bound: Token | None = None) -> Stream:
         """The state of one connection; `bound` takes everything to one token (a listener for RFC 3164 senders)."""

@@ -14,6 +14,7 @@ from .fastpath import recognisable, scan
 from .framing import Frame, Malformed, StreamDecoder
 from .routing import Learner, Part, Routing, Way
 
+ODD_READS = 16  # for which a connection goes alone, after one that needed the strict path
 REST_BYTES = 4096  # of an incomplete frame that are put before the next read; a larger one waits in the decoder
 
 
@@ -23,7 +24,7 @@ class Stream:
     Not for two tasks at once. `broken` says why the connection should be closed, when it should.
     """
 
-    __slots__ = ("_committer", "_decoder", "_max_frame_bytes", "_part", "_rest", "_routing", "_strict")
+    __slots__ = ("_committer", "_decoder", "_max_frame_bytes", "_odd", "_part", "_rest", "_routing", "_strict")
 
     def __init__(self, routing: Routing, committer: Committer, way: Way, *, max_frame_bytes: int) -> None:
         self._routing = routing
@@ -33,6 +34,12 @@ class Stream:
         self._decoder: StreamDecoder | None = None  # made when it is needed first: idle connections stay small
         self._rest = b""  # an incomplete counted frame
         self._strict = False  # the decoder is in the midst of something
+        self._odd = 0  # so many reads it goes alone
+
+    @property
+    def goes_alone(self) -> bool:
+        """Whether its next read must not be scanned with those of others (small_reads.py)."""
+        return self._odd > 0 or self._strict or bool(self._rest) or self._part.way is not self._routing.open_way
 
     @property
     def broken(self) -> str | None:
@@ -44,7 +51,6 @@ class Stream:
 
         That loads tokens, and puts lines that waited for them in their place, or waits for room.
         """
-        unknown = False
         if not self._strict:
             data = self._take_quickly(data)
         if data:
@@ -54,8 +60,11 @@ class Stream:
             rest = self._decoder.take_rest(REST_BYTES)
             self._strict = rest is None
             self._rest = rest or b""
-        if unknown:
-            return self._load
+            self._odd = ODD_READS
+            if unknown:
+                return self._load
+        elif self._odd:
+            self._odd -= 1
         committer = self._committer
         return committer.room if committer.uncommitted_bytes > committer.max_uncommitted_bytes else None
 
@@ -70,21 +79,12 @@ class Stream:
 
     def _take_quickly(self, data: bytes) -> bytes:
         """Take all that the quick path recognises, and keep an incomplete frame; what is left is for the decoder."""
-        routing = self._routing
-        part = self._part
-        part.group = group = self._committer.current
+        self._part.group = self._committer.current
         if self._rest:
             data = self._rest + data
             self._rest = b""
         if recognisable(data):
-            entries = part.entries()
-            taken, text = scan(data, entries, Learner(routing, part, entries))
-            part.fast += taken
-            part.frames += taken
-            group.bytes += len(data) - len(text) + 40 * taken
-            group.compact()
-            routing.count(part)
-            data = text.encode("latin-1") if text else b""
+            data = scan_into(self._part, data, self._routing)
         if data and len(data) <= REST_BYTES and is_incomplete(data, self._max_frame_bytes):
             self._rest = data
             return b""
@@ -112,6 +112,19 @@ class Stream:
             routing.take_waiting(part)
             routing.count(part)
         await self._committer.room()
+
+
+def scan_into(part: Part, data: bytes, routing: Routing) -> bytes:
+    """Take all that the quick path recognises of `recognisable` data; returns what is left."""
+    group = part.group
+    entries = part.entries()
+    taken, text = scan(data, entries, Learner(routing, part, entries))
+    part.fast += taken
+    part.frames += taken
+    group.bytes += len(data) - len(text) + 40 * taken
+    group.compact()
+    routing.count(part)
+    return text.encode("latin-1") if text else b""
 
 
 def is_incomplete(data: bytes, max_frame_bytes: int) -> bool:

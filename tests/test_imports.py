@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("logplex", "drains")
 
 COMMIT = "commit trouble writes behind catchup"
-STREAMS = f"router bodies streams routing group {COMMIT} registry tail rendering fanout sessions channel poller idle"
+STREAMS = f"router bodies small_reads streams routing group {COMMIT} registry tail rendering fanout sessions channel"
+LOOP = "poller idle"
 LINES = "ring batch joining filling framing message fastpath uniform fields filters dedupe"
 VALUES = f"{LINES} ledger printable log config errors"
 # From the top to the bottom; a package stands for all its modules.
@@ -29,7 +30,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"logplex.cli"}),
     frozenset({"logplex.app"}),
     frozenset({"logplex.inputs", "logplex.api", "logplex.store", "logplex.http", "drains"}),
-    frozenset(f"logplex.{name}" for name in STREAMS.split()),
+    frozenset(f"logplex.{name}" for name in f"{STREAMS} {LOOP}".split()),
     frozenset(f"logplex.{name}" for name in VALUES.split()),
 )
 BOTTOM = len(ROWS) - 1

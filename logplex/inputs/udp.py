@@ -20,7 +20,7 @@ import trio
 
 from ..ledger import Ledger
 from ..registry.records import Token
-from . import syslog
+from . import connection
 from .notices import Notices
 
 DATAGRAMS_PER_TURN = 512
@@ -31,7 +31,7 @@ _SO_MEMINFO = 55  # Linux, asm-generic/socket.h; Python has no name for it
 _MEMINFO = struct.Struct("=9I")  # linux/sock_diag.h: the last one is SK_MEMINFO_DROPS
 
 
-class Router(syslog.Router, Protocol):
+class Router(connection.Router, Protocol):
     """What this input needs of the router (logplex.router.Router)."""
 
     ledger: Ledger

@@ -1,6 +1,7 @@
 """A router that remembers what it was given, and lets a test wait for it."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import trio
 
@@ -36,6 +37,16 @@ class FakeStream:
         self._router.take(self._decoder.end())
 
 
+class FakeSmallReads:
+    """Leaves every read to its stream."""
+
+    def add(self, stream: Any, data: bytes, reader: Any) -> bool:
+        return False
+
+    def take(self) -> None:
+        """Nothing is here."""
+
+
 class FakeRouter:
     """`frames` holds frames and faults in the order of their arrival, over all streams."""
 
@@ -54,6 +65,9 @@ class FakeRouter:
         self.streams.append(FakeStream(self, bound))
         self._changed.unpark_all()
         return self.streams[-1]
+
+    def small_reads(self) -> FakeSmallReads:
+        return FakeSmallReads()
 
     def flush(self) -> None:
         self.flushes += 1

@@ -16,9 +16,10 @@ import trustme
 
 from logplex.errors import SetupError
 from logplex.framing import CUT_OFF, NO_FRAMING, RESYNC_FRAMES, Malformed
-from logplex.inputs import listening, syslog
+from logplex.inputs import connection, listening
+from logplex.inputs.connection import READ_BYTES, READ_BYTES_BEHIND, READS_PER_TURN
 from logplex.inputs.listening import Connections, listen_tcp
-from logplex.inputs.syslog import READ_BYTES, READ_BYTES_BEHIND, READS_PER_TURN, serve_tcp
+from logplex.inputs.syslog import serve_tcp
 from logplex.inputs.tls import server_context
 from logplex.registry.records import ChannelRecord, Token
 from tests.core import Core
@@ -352,7 +353,7 @@ async def test_goodbye_is_answered(
     reads: int, context: ssl.SSLContext, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a turn ends with the read in which it came: the socket has nothing more to tell."""
-    monkeypatch.setattr(syslog, "READS_PER_TURN", reads)
+    monkeypatch.setattr(connection, "READS_PER_TURN", reads)
     async with served(tls=context) as server:
         client = await connect(server)
         await client.send_all(b"<1>a")
