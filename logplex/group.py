@@ -25,9 +25,8 @@ from .dedupe import First
 from .fastpath import PARTS, Entries
 from .joining import SAMPLE_LINES, Piece, from_lines, from_mixed, from_pieces
 
-COMPACT_BYTES = 256 * 1024  # of new lines; what a core's cache holds beside the rest
-COMPACT_CHANNEL_BYTES = 1024  # of new lines a channel, or joining costs more than it saves
-COMPACT_CHANNELS = 4096  # of more, so many lines are in no cache
+COMPACT_BYTES = 512 * 1024  # of new lines; what a core's cache holds beside the rest
+COMPACT_CHANNELS = 512  # of more, each has too few of them: joining costs more than it saves
 MAX_KEPT = 50_000  # entries, from one group to the next: a sender that makes up processes has it all learned again
 
 _NO_PARTS = ("",) * (PARTS - 1)
@@ -136,8 +135,6 @@ class Group:
     def compact(self) -> None:
         """Join what has gathered, when it is worth it; to be called now and then while the group fills."""
         if self.bytes < self._compact_at or len(self._lines) > COMPACT_CHANNELS:
-            return
-        if self.bytes - self._compact_at + COMPACT_BYTES < COMPACT_CHANNEL_BYTES * len(self._lines):
             return
         self._compact_at = self.bytes + COMPACT_BYTES
         for channel, lines in self._lines.items():

@@ -218,6 +218,14 @@ def _stalls() -> Case:
     return Case("13", "one channel with one drain, at full load; the receiver stalls for a second", jobs, goals)
 
 
+def _connections() -> Case:
+    """Nearly every read brings one line: what a read costs is what a line costs."""
+    load = {"connections": 1000, "rate": 40_000}
+    jobs = tuple(replace(job, load=load) for job in (RSYSLOG, OURS))
+    title = "40,000 messages/s over 1,000 TCP connections, one channel with spool, one TCP drain"
+    return Case("14", title, jobs, (Goal("logplex", CPU, 1.5, "rsyslog"),))
+
+
 CASES: tuple[Case, ...] = (
     Case("0", "generator to sink, no server between them", (Job(label="nothing", contender="nothing"),), ()),
     _tcp(lf=False),
@@ -239,4 +247,5 @@ CASES: tuple[Case, ...] = (
     *_durability(),
     _bulkheads(),
     _stalls(),
+    _connections(),
 )
