@@ -4,16 +4,18 @@ It is what is left for more load, whatever takes the rest: a system's load says 
 time nothing of waiting for other processes or for the interpreter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 from trio.abc import Instrument
+from trio.lowlevel import add_instrument, remove_instrument
 
 LEAST_SECONDS = 0.005  # a shorter time says nothing
 
 
 class Idle(Instrument):
-    """Sees each sleep of the loop that it was added to (`trio.lowlevel.add_instrument`)."""
+    """Sees each sleep of the loop that it was added to (`sleeps`)."""
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
@@ -39,3 +41,14 @@ class Idle(Instrument):
         slept, self._slept = self._slept, 0.0
         self._asked_at = now
         return slept / passed
+
+
+@contextmanager
+def sleeps() -> Iterator[Idle]:
+    """The sleeps of the running loop, as long as the block runs."""
+    idle = Idle()
+    add_instrument(idle)
+    try:
+        yield idle
+    finally:
+        remove_instrument(idle)

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from logplex.idle import LEAST_SECONDS, Idle
+from logplex.idle import LEAST_SECONDS, Idle, sleeps
 
 
 class Clock:
@@ -51,9 +51,7 @@ def test_a_moment_says_nothing_and_is_part_of_the_next_answer() -> None:
 
 
 async def test_a_loop_that_always_has_something_to_do_never_sleeps() -> None:
-    idle = Idle()
-    trio.lowlevel.add_instrument(idle)
-    try:
+    with sleeps() as idle:
         await wait_all_tasks_blocked()
         await trio.sleep(2 * LEAST_SECONDS)
         share = idle.share()
@@ -62,5 +60,3 @@ async def test_a_loop_that_always_has_something_to_do_never_sleeps() -> None:
         while (share := idle.share()) is None:
             await trio.lowlevel.checkpoint()
         assert share == 0
-    finally:
-        trio.lowlevel.remove_instrument(idle)

@@ -43,7 +43,7 @@ from ..fanout import Tails
 from ..http.asgi import Asgi
 from ..http.routes import Handler, Routes, not_found
 from ..http.server import Listener, Server
-from ..idle import Idle
+from ..idle import Idle, sleeps
 from ..inputs.listening import Connections
 from ..inputs.logs import Logs
 from ..inputs.syslog import serve_tcp
@@ -111,10 +111,9 @@ class _Node:
         policy: Policy,
         directory: DataDirectory,
         poller: Poller,
+        idle: Idle,
     ) -> None:
         self.poller = poller
-        idle = Idle()
-        trio.lowlevel.add_instrument(idle)
         history: History = spool or NoHistory()
         self.registry = registry
         self.sign_ins = SignIns(registry, directory.read("sign-ins"), partial(directory.write, "sign-ins"))
@@ -211,7 +210,8 @@ async def _node(
         if settings.spool_bytes:
             spool = await stack.enter_async_context(open_spool(directory, settings, call_soon=poller.call_soon))
         directory.begin_run(settings.durability, keeps=spool is not None)
-        yield _Node(settings, registry, spool, policy, directory, poller)
+        idle = stack.enter_context(sleeps())
+        yield _Node(settings, registry, spool, policy, directory, poller, idle)
 
 
 async def _run(
