@@ -133,7 +133,7 @@ class Connection:
         self._stream = shared.router.stream(bound=bound)
         self._receive = connection.recv if tls is None else tls.receive
         self._tls = tls
-        self._is_quiet = tls is None  # its last turn brought little
+        self._is_quiet = True  # its last turn brought little
         self._task: Task | None = None
         self._further: Callable[[], Awaitable[None]] | None = None
         self._crash: Exception | None = None
@@ -210,10 +210,11 @@ class Connection:
             data = self._read(SMALL_BYTES)
             if data is None:
                 return
-            if len(data) < SMALL_BYTES and self._shared.gather(self, self._stream, data):
+            drained = self._is_drained(data, SMALL_BYTES)
+            if drained and not self._is_over and self._shared.gather(self, self._stream, data):
                 return
             goes_on = self._take(data)
-            if len(data) < SMALL_BYTES or not goes_on:
+            if drained or not goes_on:
                 self._shared.router.flush()
                 return
         self._take_much()
@@ -224,12 +225,16 @@ class Connection:
         due = monotonic() + TURN_SECONDS
         self._is_quiet = False
         while (data := self._read(size)) is not None and self._take(data):
-            if self._tls is None and len(data) < size:
+            if self._is_drained(data, size):
                 self._is_quiet = len(data) < SMALL_BYTES
                 break
             reads -= 1
             if not reads or monotonic() >= due:
                 break
+
+    def _is_drained(self, data: bytes, size: int) -> bool:
+        """Whether a read of `size` that gave this took all that was there: the poller tells of more."""
+        return len(data) < size if self._tls is None else self._tls.drained
 
     def _read(self, size: int) -> bytes | None:
         """What is there; None when nothing is, or nothing will be."""

@@ -39,7 +39,7 @@ def server_context(certificate_file: str, key_file: str) -> ssl.SSLContext:
 class TlsReceiver:
     """One connection: `handshake`, then `receive` whenever the socket is readable. The socket stays the caller's."""
 
-    __slots__ = ("_ended", "_error", "_incoming", "_outgoing", "_socket", "_tls", "_unsent")
+    __slots__ = ("_ended", "_error", "_incoming", "_outgoing", "_socket", "_tls", "_unsent", "drained")
 
     def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         self._socket = connection
@@ -49,6 +49,7 @@ class TlsReceiver:
         self._unsent = b""
         self._ended = False
         self._error: ssl.SSLError | None = None
+        self.drained = False  # the last read of the socket took all that was there
 
     @property
     def over(self) -> bool:
@@ -77,7 +78,9 @@ class TlsReceiver:
         while not self._ended:
             if self._error is not None:
                 raise self._error
-            data = self._socket.recv(min(max_bytes, READ_BYTES))
+            most = min(max_bytes, READ_BYTES)
+            data = self._socket.recv(most)
+            self.drained = len(data) < most
             if data:
                 self._incoming.write(data)
             else:
