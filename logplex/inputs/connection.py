@@ -151,6 +151,7 @@ class Connection:
                 further, self._further = self._further, None
                 if further is not None:
                     await further()  # also when cancelled: then it counts what it gives up
+                    self._shared.router.flush()
             if self._crash is not None:
                 raise self._crash
         if self._ended != "malformed":

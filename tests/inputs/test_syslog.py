@@ -14,7 +14,9 @@ import trio
 import trio.testing
 import trustme
 
+from logplex import small_reads
 from logplex.errors import SetupError
+from logplex.fastpath import recognisable
 from logplex.framing import CUT_OFF, NO_FRAMING, RESYNC_FRAMES, Malformed
 from logplex.inputs import connection, listening
 from logplex.inputs.connection import READ_BYTES, READ_BYTES_BEHIND, READS_PER_TURN
@@ -23,7 +25,7 @@ from logplex.inputs.syslog import serve_tcp
 from logplex.inputs.tls import server_context
 from logplex.registry.records import ChannelRecord, Token
 from tests.core import Core
-from tests.polling import polling
+from tests.polling import polling, until
 
 from .fake import DEADLINE_SECONDS, MAX_FRAME_BYTES, FakeRouter
 
@@ -288,11 +290,59 @@ async def test_what_the_real_router_gets_is_shown() -> None:
     async with served(core.router) as server:
         client = await server.client()
         for number in range(100):
-            frame = b"<13>1 2026-11-22T03:00:00Z h %s web.1 - - %d" % (token.id.encode(), number)
-            await client.send_all(b"%d %s" % (len(frame), frame) if number % 2 else frame + b"\n")
+            frame = counted(token, b"%d" % number)
+            await client.send_all(frame if number % 2 else frame.partition(b" ")[2] + b"\n")
         await client.send_eof()
         assert await closed_by_server(client)
     assert [line.text.strip() for line in core.lines(1)] == [b"%d" % number for number in range(100)]
+
+
+async def test_what_many_connections_bring_line_by_line_is_shown_in_the_order_of_each() -> None:
+    core = Core()
+    token = core.add_token(1)
+    async with served(core.router) as server:
+        clients = [await server.client() for _ in range(50)]
+        for number in range(10):
+            for place, client in enumerate(clients):
+                await client.send_all(counted(token, b"%d %d" % (place, number)))
+        for client in clients:
+            await client.send_eof()
+        await server.all_ended()
+        assert server.connections.ended == {"end": 50}
+    texts = [line.text.split() for line in core.lines(1)]
+    assert len(texts) == 500
+    for place in range(50):
+        assert [int(number) for of, number in texts if int(of) == place] == list(range(10))
+    assert core.balanced()
+
+
+async def test_a_bug_where_many_are_scanned_together_ends_only_those_whose_bytes_were_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(data: bytes) -> bool:
+        if b"crash" in data:
+            raise RuntimeError("a bug")
+        return recognisable(data)
+
+    monkeypatch.setattr(small_reads, "recognisable", broken)
+    core = Core()
+    token = core.add_token(1)
+    async with served(core.router) as server:
+        neighbour = await server.client(counted(token, b"one"))
+        await until(lambda: core.lines(1))
+        with structlog.testing.capture_logs() as events:
+            assert await closed_by_server(await server.client(counted(token, b"crash")))
+        await neighbour.send_all(counted(token, b"two"))
+        await neighbour.send_eof()
+        await server.all_ended()
+        assert [event["event"] for event in events] == ["connection_crashed"]
+        assert server.connections.ended == {"crash": 1, "end": 1}
+    assert [line.text.strip() for line in core.lines(1)] == [b"one", b"two"]
+
+
+def counted(token: Token, text: bytes) -> bytes:
+    frame = b"<13>1 2026-11-22T03:00:00Z h %s web.1 - - %b" % (token.id.encode(), text)
+    return b"%d %s" % (len(frame), frame)
 
 
 # TLS
