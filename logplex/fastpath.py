@@ -13,7 +13,7 @@ Rules (tests/test_fastpath.py: both paths agree on every input):
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import re2
 
@@ -62,7 +62,7 @@ _DIALECT = " - "  # MSGID `-` and no SD: the Logplex dialect
 _FIRST_HEAD = 250  # characters in which the first frame's separator is, with a usual host
 
 
-Entry = tuple[str, int, Callable[[Iterable[str]], None]]
+Entry = tuple[str, int, list[str]]
 """Where the lines of one middle go: ` HOST SOURCE PROC …` as rendered, its extra length, and a list of parts."""
 
 Entries = dict[str, Entry]
@@ -116,8 +116,7 @@ def undo(text: str, count: int, entries: Entries) -> None:
         space = text.index(" ", at)
         at = space + 1 + int(text[at:space])
         entry = _entry_of(text[space + 1 : at], entries)
-        parts = entry[2].__self__  # type: ignore[attr-defined]
-        del parts[-PARTS:]
+        del entry[2][-PARTS:]
 
 
 def _entry_of(frame: str, entries: Entries) -> Entry:
@@ -157,13 +156,13 @@ def _scan_lines(text: str, separator: str, lengths: _Lengths, entries: Entries, 
         if count != expected or (odd_starts and (not message or message[0] in odd_starts)):
             break
         try:
-            rendered, extra, extend = entries[middle]
+            rendered, extra, parts = entries[middle]
         except KeyError:
             entry = learn(middle)
             if entry is None:
                 break
-            rendered, extra, extend = entry
-        extend((counts[length + extra], priority, time, rendered, message, "\n"))
+            rendered, extra, parts = entry
+        parts += (counts[length + extra], priority, time, rendered, message, "\n")
         add_time(time)
     else:
         return rest
@@ -195,18 +194,18 @@ def _scan_runs(text: str, separator: str, lengths: _Lengths, entries: Entries, l
         if not 0 < size <= len(piece) or (odd_starts and piece[0] in odd_starts):
             break
         try:
-            rendered, extra, extend = entries[middle]
+            rendered, extra, parts = entries[middle]
         except KeyError:
             entry = learn(middle)
             if entry is None:
                 break
-            rendered, extra, extend = entry
+            rendered, extra, parts = entry
         if piece[size - 1] == "\n":
             if piece[size - 2] == "\n":  # more than one LF at the end: none of them belongs to the message
                 break
-            extend((counts[length + extra], priority, time, rendered, piece[:size], ""))
+            parts += (counts[length + extra], priority, time, rendered, piece[:size], "")
         else:
-            extend((counts[length + extra + 1], priority, time, rendered, piece[:size], "\n"))
+            parts += (counts[length + extra + 1], priority, time, rendered, piece[:size], "\n")
         add_time(time)
         head = piece[size:]
     else:
@@ -238,11 +237,11 @@ def _scan_mixed(text: str, lengths: _Lengths, entries: Entries, learn: Learn, ti
             if entry is None:
                 break
             # The entry counts on ` - - ` behind the middle; the frame had ` - `, two characters less.
-            rendered, extra, extend = entry
+            rendered, extra, parts = entry
             if message[-1] == "\n":
-                extend((_DIALECT_COUNTS[length + extra], priority, time, rendered, message, ""))
+                parts += (_DIALECT_COUNTS[length + extra], priority, time, rendered, message, "")
             else:
-                extend((_DIALECT_COUNTS[length + extra + 1], priority, time, rendered, message, "\n"))
+                parts += (_DIALECT_COUNTS[length + extra + 1], priority, time, rendered, message, "\n")
             times.append(time)
             at = end
     except (KeyError, ValueError):

@@ -13,7 +13,7 @@ Invariants (a model test in tests/test_group.py):
 * Whoever waits for the group's commit waits on `settled`, or is called by it; both also say how it ended.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -100,14 +100,14 @@ class Group:
             self.learned += 1
         return entries
 
-    def open(self, channel: Channel) -> tuple[Layout, Callable[[Iterable[str]], None]]:
+    def open(self, channel: Channel) -> tuple[Layout, list[str]]:
         """The layout in which the channel's lines are to be rendered, and where their parts go."""
         lines = self._lines.get(channel)
         if lines is None:
             lines = self._lines[channel] = []
             layout = self._layouts[channel] = channel.layout
-            return layout, lines.extend
-        return self._layouts[channel], lines.extend
+            return layout, lines
+        return self._layouts[channel], lines
 
     def open_joined(self, channel: Channel) -> Layout | None:
         """As `open`, for lines that are joined already; None when there are odd ones before them."""
@@ -214,7 +214,7 @@ class Group:
     def absorb(self, other: "Group") -> None:
         """Take over all lines of `other` (of one request), behind those that are here."""
         for channel, lines in other._lines.items():
-            mine = self._list(channel)
+            mine = self.open(channel)[1]
             odd = other._odd.get(channel, {})
             layout = other._layouts[channel]
             if self._layouts[channel] == layout:
@@ -259,15 +259,8 @@ class Group:
             for callback in told:
                 callback(outcome)
 
-    def _list(self, channel: Channel) -> list[str]:
-        lines = self._lines.get(channel)
-        if lines is None:
-            self.open(channel)
-            lines = self._lines[channel]
-        return lines
-
     def _append_odd(self, channel: Channel, frame: bytes, *, tails_only: bool) -> None:
-        lines = self._list(channel)
+        lines = self.open(channel)[1]
         self._odd.setdefault(channel, {})[len(lines) // PARTS] = tails_only
         lines += (frame.decode("latin-1"), *_NO_PARTS)
         self.bytes += len(frame)

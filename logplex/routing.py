@@ -262,10 +262,10 @@ class Learner:
         route = self._learned.get(middle) or self.route(middle)
         if route is None:
             return None
-        layout, extend = self._open(route.channel)
+        layout, parts = self._open(route.channel)
         if layout is not route.layout:
             route.render(layout)
-        entry = self._entries[middle] = route.rendered, route.extra, extend
+        entry = self._entries[middle] = route.rendered, route.extra, parts
         self._part.group.learned += 1
         return entry
 

@@ -49,10 +49,10 @@ class GroupMachine(RuleBasedStateMachine):
     def take(self, number: int, lines: list[str]) -> None:
         entries = self.group.entries_of("somebody")
         if str(number) not in entries:
-            self.layouts[number], extend = self.group.open(self.channels[number])
-            entries[str(number)] = ("", 0, extend)
+            self.layouts[number], found = self.group.open(self.channels[number])
+            entries[str(number)] = ("", 0, found)
         for text in lines:
-            entries[str(number)][2](parts(self.layouts[number], text))
+            entries[str(number)][2].extend(parts(self.layouts[number], text))
             self.group.bytes += len(text) + 80
         self.model[number] += [(text, False) for text in lines]
 
@@ -83,9 +83,9 @@ class GroupMachine(RuleBasedStateMachine):
         """A request whose lines waited in a group of their own, during which a drain may come or go."""
         channel = self.channels[number]
         other = Group()
-        layout, extend = other.open(channel)
+        layout, found = other.open(channel)
         for text in lines:
-            extend(parts(layout, text))
+            found.extend(parts(layout, text))
         other.append_raw(channel, 13, b"odd", b"app", b"-", odd.encode())
         channel.layout = then
         self.group.absorb(other)
@@ -153,21 +153,21 @@ def learn(group: Group, channels: Iterable[Channel]) -> Entries:
     """What is known of somebody, when a line for each of these channels has come."""
     entries = group.entries_of("somebody")
     for channel in channels:
-        layout, extend = group.open(channel)
-        entries[channel.name] = ("", 0, extend)
+        layout, found = group.open(channel)
+        entries[channel.name] = ("", 0, found)
         group.learned += 1
-        extend(parts(layout, "x"))
+        found.extend(parts(layout, "x"))
         group.bytes += 80
     return entries
 
 
 async def test_what_was_learned_for_a_group_is_known_to_the_next(channels: list[Channel]) -> None:
     first = Group()
-    extend = learn(first, channels)["app-1"][2]
+    found = learn(first, channels)["app-1"][2]
     first.seal(0)
     second = first.follow()
     assert not second
-    extend(parts(channels[0].layout, "y"))
+    found.extend(parts(channels[0].layout, "y"))
     second.bytes += 80
     assert set(second.entries_of("somebody")) == {"app-1", "app-2", "app-3"}
     assert [sealed.channel.name for sealed in second.seal(0)] == ["app-1"]
@@ -197,9 +197,9 @@ def test_a_busy_channel_s_lines_come_in_batches_that_a_delivery_takes_whole() ->
         channel = channels.get(1)
         assert channel is not None
         group = Group()
-        form, extend = group.open(channel)
+        form, found = group.open(channel)
         for number in range(5000):
-            extend(parts(form, f"{number:05} " + "x" * 100))
+            found.extend(parts(form, f"{number:05} " + "x" * 100))
         [sealed] = group.seal(0)
         return sealed.batches
 
