@@ -7,8 +7,7 @@ all of them through trio, and only when there is nothing to do.
 Rules (tests/test_poller.py):
 
 * A *turn*: everything that is ready is told so, then everything is called that was asked for by `call_soon`, also in
-  this turn. Turns follow each other as long as something happens. Every `SLICE_SECONDS`, also within a turn, what was
-  asked for is called, and all other tasks have their turn.
+  this turn. Turns follow each other as long as something happens; every `SLICE_SECONDS` all other tasks have theirs.
 * `call_soon` is for any thread. What it was given is called once, in order, in trio's thread, and before the task
   waits: a bell is rung only where it waits already.
 * What is told or called must neither wait nor raise; what it raises ends `run`, and with it the server.
@@ -102,24 +101,23 @@ class Poller:
             ready = epoll.poll(0, EVENTS_AT_ONCE)
             for descriptor, events in ready:
                 if perf_counter() > until:
-                    self._call()
                     # A number may now be another socket's: told what is not so, that reads and finds nothing.
                     await trio.lowlevel.checkpoint()
                     until = perf_counter() + SLICE_SECONDS
                 tell = told.get(descriptor)
                 if tell is not None:
                     tell(events)
-            if not calls and not ready:
-                self._wake = self._ring
-                if not calls:
-                    await trio.lowlevel.wait_readable(epoll.fileno())
-                    until = perf_counter() + SLICE_SECONDS
-                self._wake = None
-            elif perf_counter() > until:
-                await trio.lowlevel.checkpoint()
-                until = perf_counter() + SLICE_SECONDS
-            if calls:
+            if ready or calls:
                 self._call()
+                if perf_counter() > until:
+                    await trio.lowlevel.checkpoint()
+                    until = perf_counter() + SLICE_SECONDS
+                continue
+            self._wake = self._ring
+            if not calls:
+                await trio.lowlevel.wait_readable(epoll.fileno())
+                until = perf_counter() + SLICE_SECONDS
+            self._wake = None
 
     def close(self) -> None:
         """After `run`."""
