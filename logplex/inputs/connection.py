@@ -212,7 +212,8 @@ class Connection:
             if data is None:
                 return
             drained = self._is_drained(data, SMALL_BYTES)
-            if drained and not self._is_over and self._shared.gather(self, self._stream, data):
+            self._is_quiet = len(data) < SMALL_BYTES  # a TLS record may bring more
+            if drained and self._is_quiet and not self._is_over and self._shared.gather(self, self._stream, data):
                 return
             goes_on = self._take(data)
             if drained or not goes_on:
