@@ -214,6 +214,7 @@ class HttpDelivery(Delivery):
         if not answer.reusable or not self._inline or self._used_at >= self._life_end:
             self.wake()
             return
+        # Not all that waits is counted: a request that goes on waiting for a moment carries more.
         batches = self.channel.recent(self.sent, 2 * self._sizes.target)
         if batches == [] or (batches and self._pause(sum(batch.size for batch in batches))):
             self._ready = True

@@ -188,15 +188,31 @@ def body_frames(body: bytes, max_frame_bytes: int) -> Iterator[Frame]:
 
     Nothing may be accepted before the iterator has ended: MalformedBody may come with the last frame.
     """
+    for start, stop in _counted(body, max_frame_bytes):
+        yield body[start:stop].rstrip(TRAILING)
+
+
+def is_whole(data: bytes, max_frame_bytes: int) -> bool:
+    """Whether these are counted frames from the first byte to the last, as in a body."""
+    try:
+        for _ in _counted(data, max_frame_bytes):
+            pass
+    except MalformedBody:
+        return False
+    return True
+
+
+def _counted(data: bytes, max_frame_bytes: int) -> Iterator[tuple[int, int]]:
+    """Where the counted frames of `data` begin and end, without their counts; raises MalformedBody."""
     digits = len(str(max_frame_bytes))
-    position, size = 0, len(body)
+    position, size = 0, len(data)
     while position < size:
-        space = body.find(b" ", position, position + digits + 1)
-        count = body[position : max(space, 0)]
+        space = data.find(b" ", position, position + digits + 1)
+        count = data[position : max(space, 0)]
         if not count.isdigit() or count[0] == 0x30:
             raise MalformedBody
         length = int(count)
         position = space + 1 + length
         if length > max_frame_bytes or position > size:
             raise MalformedBody
-        yield body[space + 1 : position].rstrip(TRAILING)
+        yield space + 1, position

@@ -54,7 +54,7 @@ class Router:
 
     def small_reads(self) -> SmallReads:
         """What scans the small reads of many connections together."""
-        return SmallReads(self.routing, self._committer)
+        return SmallReads(self.routing, self._committer, max_frame_bytes=self._max_frame_bytes)
 
     def stream(self, *, bound: Token | None = None) -> Stream:
         """The state of one connection; `bound` takes everything to one token (a listener for RFC 3164 senders)."""

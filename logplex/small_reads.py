@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from .commit import Committer
 from .fastpath import recognisable
+from .framing import is_whole
 from .routing import Part, Routing
 from .streams import Stream, scan_into
 
@@ -41,9 +42,10 @@ class _Read(NamedTuple):
 class SmallReads:
     """What was read since the last `take`, which follows within a turn of the loop."""
 
-    def __init__(self, routing: Routing, committer: Committer) -> None:
+    def __init__(self, routing: Routing, committer: Committer, *, max_frame_bytes: int) -> None:
         self._routing = routing
         self._committer = committer
+        self._max_frame_bytes = max_frame_bytes
         self._part = Part(routing.open_way, committer.current)
         self._reads: list[_Read] = []
         self._bytes = 0
@@ -51,7 +53,9 @@ class SmallReads:
     def add(self, stream: Stream, data: bytes, reader: Reader) -> bool:
         """Keep a read for `take`; False: it is for the stream itself."""
         committer = self._committer
-        if stream.goes_alone or committer.uncommitted_bytes > committer.max_uncommitted_bytes or not is_whole(data):
+        if stream.goes_alone or committer.uncommitted_bytes > committer.max_uncommitted_bytes:
+            return False
+        if not is_whole(data, self._max_frame_bytes):
             return False
         self._reads.append(_Read(reader, data))
         self._bytes += len(data)
@@ -83,15 +87,3 @@ class SmallReads:
             if taken < len(read):
                 reader.take_alone(read[taken:] if taken else read)
             taken = max(0, taken - len(read))
-
-
-def is_whole(data: bytes) -> bool:
-    """Whether these are counted frames from the first byte to the last."""
-    at, size = 0, len(data)
-    while at < size:
-        space = data.find(b" ", at, at + 7)
-        count = data[at : max(space, 0)]
-        if not count.isdigit() or count[0] == 0x30:
-            return False
-        at = space + 1 + int(count)
-    return at == size

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logplex import routing, small_reads
-from logplex.small_reads import SmallReads, is_whole
+from logplex.framing import is_whole
 from logplex.streams import ODD_READS, Stream
 
 from .core import Core, feed
 from .test_fastpath import TOKENS, frames, inputs, standard
 
 CONNECTIONS = 4
+MAX_FRAME_BYTES = 64 * 1024
 
 Reads = list[tuple[int, bytes]]
 
@@ -77,7 +78,7 @@ async def core(*, loaded: bool = True) -> Core:
 
 async def together(turns: list[Reads], *, loaded: bool) -> Core:
     made = await core(loaded=loaded)
-    reads = SmallReads(made.router.routing, made.committer)
+    reads = made.router.small_reads()
     readers = [Reader(made.router.stream()) for _ in range(CONNECTIONS)]
     for turn in turns:
         for connection, data in turn:
@@ -127,7 +128,7 @@ def test_lines_and_counts_are_the_same_together_and_alone(turns: list[Reads], lo
 
 @given(st.one_of(st.binary(max_size=30), inputs, st.lists(frames()).map(b"".join)))
 def test_what_is_whole_leaves_nothing_for_the_next_read(data: bytes) -> None:
-    if is_whole(data):
+    if is_whole(data, MAX_FRAME_BYTES):
         at = 0
         while at < len(data):
             space = data.index(b" ", at)
@@ -150,7 +151,7 @@ def test_what_is_whole_leaves_nothing_for_the_next_read(data: bytes) -> None:
     ],
 )
 def test_only_counted_frames_are_whole(data: bytes, whole: bool) -> None:
-    assert is_whole(data) is whole
+    assert is_whole(data, MAX_FRAME_BYTES) is whole
 
 
 TIME = "2026-11-22T02:50:00.5+00:00"
@@ -169,7 +170,7 @@ async def test_a_connection_with_an_odd_line_goes_alone_for_a_while_and_takes_no
 ) -> None:
     """An odd time is found after the scan, and undoes it; where the scan stops it has taken what is before."""
     made = await core()
-    reads = SmallReads(made.router.routing, made.committer)
+    reads = made.router.small_reads()
     readers = [Reader(made.router.stream()) for _ in range(3)]
     for number, data in enumerate([line(0, "one"), odd, line(2, "one")]):
         assert reads.add(readers[number].stream, data, readers[number])
@@ -191,7 +192,7 @@ async def test_a_connection_with_an_odd_line_goes_alone_for_a_while_and_takes_no
 
 async def test_what_waits_for_room_or_has_a_token_of_its_own_goes_alone() -> None:
     made = await core()
-    reads = SmallReads(made.router.routing, made.committer)
+    reads = made.router.small_reads()
     bound = Reader(made.router.stream(bound=made.tokens.stored[token_of(0, 0)]))
     assert not reads.add(bound.stream, line(0, "one"), bound)
     free = Reader(made.router.stream())
@@ -202,7 +203,7 @@ async def test_what_waits_for_room_or_has_a_token_of_its_own_goes_alone() -> Non
 
 async def test_a_bug_ends_the_connections_whose_reads_were_there(monkeypatch: pytest.MonkeyPatch) -> None:
     made = await core()
-    reads = SmallReads(made.router.routing, made.committer)
+    reads = made.router.small_reads()
     readers = [Reader(made.router.stream()) for _ in range(2)]
     for number, reader in enumerate(readers):
         assert reads.add(reader.stream, line(number, "one"), reader)

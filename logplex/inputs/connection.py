@@ -207,7 +207,9 @@ class Connection:
             self._task = None
 
     def _take_turn(self) -> None:
-        if self._is_quiet:
+        if not self._is_quiet:
+            self._take_much()
+        else:
             data = self._read(SMALL_BYTES)
             if data is None:
                 return
@@ -215,11 +217,8 @@ class Connection:
             self._is_quiet = len(data) < SMALL_BYTES  # a TLS record may bring more
             if drained and self._is_quiet and not self._is_over and self._shared.gather(self, self._stream, data):
                 return
-            goes_on = self._take(data)
-            if drained or not goes_on:
-                self._shared.router.flush()
-                return
-        self._take_much()
+            if self._take(data) and not drained:
+                self._take_much()
         self._shared.router.flush()
 
     def _take_much(self) -> None:
