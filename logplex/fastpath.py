@@ -8,17 +8,14 @@ Rules (tests/test_fastpath.py: both paths agree on every input):
 * A head is `COUNT <PRI>1 TIME HOST APP PROC`. Count and priority are looked up; the middle `HOST APP PROC` is looked
   up whole in the entries of the open group, which are learned from the strict rules and bounded.
 * Times are checked together after the scan, by one linear expression; an odd one undoes the scan.
-* A line is PARTS strings in a list, joined with all others of its channel later: nothing is copied per message that
-  the join does not copy anyway.
+* A line is rendered at once, into one string of its channel's list, while what it is made of is in the processor's
+  cache; all lines of a channel are joined later.
 """
 
 import re
 from collections.abc import Callable
 
 import re2
-
-PARTS = 6
-"""Strings of one line in its channel's list: count, priority, time, middle, message, LF."""
 
 MAX_TEXT_BYTES = 10_000  # longer messages are split by the strict path (protocol section 2)
 
@@ -63,7 +60,7 @@ _FIRST_HEAD = 250  # characters in which the first frame's separator is, with a 
 
 
 Entry = tuple[str, int, list[str]]
-"""Where the lines of one middle go: ` HOST SOURCE PROC …` as rendered, its extra length, and a list of parts."""
+"""Where the lines of one middle go: ` HOST SOURCE PROC …` as rendered, its extra length, and the list of lines."""
 
 Entries = dict[str, Entry]
 Learn = Callable[[str], Entry | None]
@@ -116,7 +113,7 @@ def undo(text: str, count: int, entries: Entries) -> None:
         space = text.index(" ", at)
         at = space + 1 + int(text[at:space])
         entry = _entry_of(text[space + 1 : at], entries)
-        del entry[2][-PARTS:]
+        del entry[2][-1]
 
 
 def _entry_of(frame: str, entries: Entries) -> Entry:
@@ -156,13 +153,13 @@ def _scan_lines(text: str, separator: str, lengths: _Lengths, entries: Entries, 
         if count != expected or (odd_starts and (not message or message[0] in odd_starts)):
             break
         try:
-            rendered, extra, parts = entries[middle]
+            rendered, extra, out = entries[middle]
         except KeyError:
             entry = learn(middle)
             if entry is None:
                 break
-            rendered, extra, parts = entry
-        parts += (counts[length + extra], priority, time, rendered, message, "\n")
+            rendered, extra, out = entry
+        out.append(f"{counts[length + extra]}{priority}{time}{rendered}{message}\n")
         add_time(time)
     else:
         return rest
@@ -194,18 +191,18 @@ def _scan_runs(text: str, separator: str, lengths: _Lengths, entries: Entries, l
         if not 0 < size <= len(piece) or (odd_starts and piece[0] in odd_starts):
             break
         try:
-            rendered, extra, parts = entries[middle]
+            rendered, extra, out = entries[middle]
         except KeyError:
             entry = learn(middle)
             if entry is None:
                 break
-            rendered, extra, parts = entry
+            rendered, extra, out = entry
         if piece[size - 1] == "\n":
             if piece[size - 2] == "\n":  # more than one LF at the end: none of them belongs to the message
                 break
-            parts += (counts[length + extra], priority, time, rendered, piece[:size], "")
+            out.append(f"{counts[length + extra]}{priority}{time}{rendered}{piece[:size]}")
         else:
-            parts += (counts[length + extra + 1], priority, time, rendered, piece[:size], "\n")
+            out.append(f"{counts[length + extra + 1]}{priority}{time}{rendered}{piece[:size]}\n")
         add_time(time)
         head = piece[size:]
     else:
@@ -237,11 +234,11 @@ def _scan_mixed(text: str, lengths: _Lengths, entries: Entries, learn: Learn, ti
             if entry is None:
                 break
             # The entry counts on ` - - ` behind the middle; the frame had ` - `, two characters less.
-            rendered, extra, parts = entry
+            rendered, extra, out = entry
             if message[-1] == "\n":
-                parts += (_DIALECT_COUNTS[length + extra], priority, time, rendered, message, "")
+                out.append(f"{_DIALECT_COUNTS[length + extra]}{priority}{time}{rendered}{message}")
             else:
-                parts += (_DIALECT_COUNTS[length + extra + 1], priority, time, rendered, message, "\n")
+                out.append(f"{_DIALECT_COUNTS[length + extra + 1]}{priority}{time}{rendered}{message}\n")
             times.append(time)
             at = end
     except (KeyError, ValueError):

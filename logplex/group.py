@@ -5,7 +5,7 @@ Invariants (a model test in tests/test_group.py):
 * The lines of one channel stay in the order in which they were taken; positions are given at `seal`, without gaps,
   and groups are sealed in the order in which they commit.
 * A line is counted `received` (or `own`) when it is sealed, and `writing` from then until its group is settled.
-* A line is PARTS strings of its channel's list (fastpath.py); an `odd` one is its frame and empty strings.
+* A line is a string of its channel's list (fastpath.py), `odd` ones too.
 * Lines are joined into pieces while they are still in the processor's cache (`compact`); a list stays the same object.
 * Lines of one channel have the layout that the channel had at the first of them; the `odd` ones are RAW.
 * What was learned for a group (its entries, and the lists they fill) goes over to the next one, where this one had
@@ -22,14 +22,12 @@ import trio
 from .batch import Batch, Form, Layout, raw_frame
 from .channel import Channel
 from .dedupe import First
-from .fastpath import PARTS, Entries
+from .fastpath import Entries
 from .joining import SAMPLE_LINES, Piece, from_lines, from_mixed, from_pieces
 
 COMPACT_BYTES = 512 * 1024  # of new lines; what a core's cache holds beside the rest
 COMPACT_CHANNELS = 512  # of more, each has too few of them: joining costs more than it saves
 MAX_KEPT = 50_000  # entries, from one group to the next: a sender that makes up processes has it all learned again
-
-_NO_PARTS = ("",) * (PARTS - 1)
 
 
 class Outcome(Enum):
@@ -76,7 +74,7 @@ class Group:
         self.ids: list[First] = []  # request ids to store with the lines
         self.touched: set[Channel] = set()  # channels whose page changed though they may get no line
         self.outcome: Outcome | None = None
-        self._lines: dict[Channel, list[str]] = {}  # PARTS strings a line
+        self._lines: dict[Channel, list[str]] = {}
         self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in `_lines`
         self._compact_at = COMPACT_BYTES
         self._filled = 0  # channels that had lines when it was sealed
@@ -101,7 +99,7 @@ class Group:
         return entries
 
     def open(self, channel: Channel) -> tuple[Layout, list[str]]:
-        """The layout in which the channel's lines are to be rendered, and where their parts go."""
+        """The layout in which the channel's lines are to be rendered, and where they go."""
         lines = self._lines.get(channel)
         if lines is None:
             lines = self._lines[channel] = []
@@ -130,7 +128,7 @@ class Group:
     def open_lines(self, channel: Channel) -> int:
         """Lines of the channel that are not sealed yet."""
         joined = sum(piece.lines for piece in self._pieces.get(channel, ()))
-        return joined + len(self._lines.get(channel, ())) // PARTS
+        return joined + len(self._lines.get(channel, ()))
 
     def compact(self) -> None:
         """Join what has gathered, when it is worth it; to be called now and then while the group fills."""
@@ -146,8 +144,8 @@ class Group:
             pieces = self._pieces.get(channel)
             if pieces is None:
                 pieces = self._pieces[channel] = []
-            if len(lines) <= SAMPLE_LINES * PARTS:
-                pieces.append(Piece(len(lines) // PARTS, "".join(lines).encode("latin-1")))
+            if len(lines) <= SAMPLE_LINES:
+                pieces.append(Piece(len(lines), "".join(lines).encode("latin-1")))
             else:
                 pieces += [Piece(each.count, each.data) for each in from_lines(lines, 0, 0, Form.RAW)]
             lines.clear()
@@ -219,12 +217,12 @@ class Group:
             layout = other._layouts[channel]
             if self._layouts[channel] == layout:
                 if odd:
-                    shift = len(mine) // PARTS
+                    shift = len(mine)
                     self._odd.setdefault(channel, {}).update({shift + index: tails for index, tails in odd.items()})
                 mine += lines
                 continue
-            for index in range(len(lines) // PARTS):  # a drain came or went within the request
-                data = "".join(lines[index * PARTS : (index + 1) * PARTS]).encode("latin-1")
+            for index in range(len(lines)):  # a drain came or went within the request
+                data = lines[index].encode("latin-1")
                 line = Batch(0, 1, 0, Form.RAW if index in odd else layout.form, data).lines()[0]
                 self.append_raw(channel, int(line.pri), line.time, line.source, line.process, line.text)
         if other._lines:
@@ -233,7 +231,7 @@ class Group:
 
     def counts(self) -> list[tuple[Channel, int]]:
         """Lines by channel, while the group fills."""
-        return [(channel, len(lines) // PARTS) for channel, lines in self._lines.items()]
+        return [(channel, len(lines)) for channel, lines in self._lines.items()]
 
     async def settled(self) -> Outcome:
         """Wait until the group has ended, one way or another."""
@@ -261,6 +259,6 @@ class Group:
 
     def _append_odd(self, channel: Channel, frame: bytes, *, tails_only: bool) -> None:
         lines = self.open(channel)[1]
-        self._odd.setdefault(channel, {})[len(lines) // PARTS] = tails_only
-        lines += (frame.decode("latin-1"), *_NO_PARTS)
+        self._odd.setdefault(channel, {})[len(lines)] = tails_only
+        lines.append(frame.decode("latin-1"))
         self.bytes += len(frame)

@@ -1,13 +1,12 @@
 """The lines of one channel joined into batches, none much larger than a delivery.
 
-* Lines come as PARTS strings each, as the quick path leaves them (fastpath.py), or joined already, in pieces.
+* Lines come as a string each, as the quick path leaves them (fastpath.py), or joined already, in pieces.
 * All functions number the lines from `first` on, and give them the receive time `at` (unix ms).
 """
 
 from typing import NamedTuple
 
 from .batch import Batch, Form
-from .fastpath import PARTS
 
 MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
 SMALL_LINES = 9  # that fit into a batch whatever their length
@@ -48,18 +47,18 @@ def from_lines(lines: list[str], first: int, at: int, form: Form, *, tails_only:
 
     Joined piece by piece: a piece stays in the processor's cache, all lines of a busy channel would not.
     """
-    if len(lines) <= PARTS * SMALL_LINES:
+    if len(lines) <= SMALL_LINES:
         data = "".join(lines).encode("latin-1")
-        return [Batch(first, len(lines) // PARTS, at, form, data, tails_only=tails_only)] if lines else []
+        return [Batch(first, len(lines), at, form, data, tails_only=tails_only)] if lines else []
     batches = []
     start = 0
-    step = SAMPLE_LINES * PARTS
+    step = SAMPLE_LINES
     while start < len(lines):
         part = lines[start : start + step] if start or step < len(lines) else lines
-        count = len(part) // PARTS
+        count = len(part)
         data = "".join(part).encode("latin-1")
         size = len(data)
-        step = max(1, count * MAX_BATCH_BYTES // size) * PARTS
+        step = max(1, count * MAX_BATCH_BYTES // size)
         if size > 2 * MAX_BATCH_BYTES and count > 1:
             continue
         batches.append(Batch(first, count, at, form, data, tails_only=tails_only))
@@ -71,14 +70,14 @@ def from_lines(lines: list[str], first: int, at: int, form: Form, *, tails_only:
 def from_mixed(lines: list[str], odd: dict[int, bool], first: int, at: int, form: Form) -> list[Batch]:
     """Runs of lines of one kind: the channel's form, RAW, RAW for tails only."""
     batches: list[Batch] = []
-    count = len(lines) // PARTS
+    count = len(lines)
     start = 0
     kind = odd.get(0)
     for index in range(1, count + 1):
         if index < count and odd.get(index) is kind:
             continue
         run_form = form if kind is None else Form.RAW
-        run = lines[start * PARTS : index * PARTS]
+        run = lines[start:index]
         batches += from_lines(run, first + start, at, run_form, tails_only=bool(kind))
         start = index
         kind = odd.get(index)

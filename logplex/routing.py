@@ -262,10 +262,10 @@ class Learner:
         route = self._learned.get(middle) or self.route(middle)
         if route is None:
             return None
-        layout, parts = self._open(route.channel)
+        layout, lines = self._open(route.channel)
         if layout is not route.layout:
             route.render(layout)
-        entry = self._entries[middle] = route.rendered, route.extra, parts
+        entry = self._entries[middle] = route.rendered, route.extra, lines
         self._part.group.learned += 1
         return entry
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from logplex.batch import HOLE, Batch, Form, Layout
 from logplex.channel import Channel, Channels, NoHistory
-from logplex.fastpath import PARTS, Entries
+from logplex.fastpath import Entries
 from logplex.group import Group
 from logplex.joining import MAX_BATCH_BYTES, Piece
 
@@ -20,11 +20,11 @@ texts = st.text(alphabet="abc -", max_size=20)
 LAYOUTS = st.sampled_from([Layout(Form.HTTP), Layout(Form.SYSLOG), Layout(Form.SYSLOG, HOLE.decode()[:-1] + "1")])
 
 
-def parts(layout: Layout, text: str) -> tuple[str, ...]:
+def rendered(layout: Layout, text: str) -> str:
     """A line as the quick path hands it over."""
     middle = " host app web.1 - " if layout.form is Form.HTTP else f" {layout.host} app web.1 - - "
     frame = f"<13>1 {TIME}{middle}{text}\n"
-    return (f"{len(frame)} ", "<13>1 ", TIME, middle, text, "\n")
+    return f"{len(frame)} {frame}"
 
 
 class GroupMachine(RuleBasedStateMachine):
@@ -52,7 +52,7 @@ class GroupMachine(RuleBasedStateMachine):
             self.layouts[number], found = self.group.open(self.channels[number])
             entries[str(number)] = ("", 0, found)
         for text in lines:
-            entries[str(number)][2].extend(parts(self.layouts[number], text))
+            entries[str(number)][2].append(rendered(self.layouts[number], text))
             self.group.bytes += len(text) + 80
         self.model[number] += [(text, False) for text in lines]
 
@@ -62,7 +62,7 @@ class GroupMachine(RuleBasedStateMachine):
         layout = self.group.open_joined(channel)
         assert (layout is None) == (number in self.odd)
         if layout is not None:
-            data = "".join("".join(parts(layout, text)) for text in lines).encode()
+            data = "".join(rendered(layout, text) for text in lines).encode()
             self.group.append_joined(channel, Piece(len(lines), data, clean=True))
             self.group.bytes += len(data)
             self.model[number] += [(text, False) for text in lines]
@@ -85,7 +85,7 @@ class GroupMachine(RuleBasedStateMachine):
         other = Group()
         layout, found = other.open(channel)
         for text in lines:
-            found.extend(parts(layout, text))
+            found.append(rendered(layout, text))
         other.append_raw(channel, 13, b"odd", b"app", b"-", odd.encode())
         channel.layout = then
         self.group.absorb(other)
@@ -138,10 +138,6 @@ class GroupMachine(RuleBasedStateMachine):
 TestGroup = GroupMachine.TestCase
 
 
-def test_a_line_is_as_many_parts_as_the_quick_path_says() -> None:
-    assert len(parts(Layout(Form.SYSLOG), "x")) == PARTS
-
-
 @pytest.fixture
 async def channels() -> list[Channel]:
     made = Channels(NoHistory(), ring_lines=100, ring_bytes=1 << 20, rings_bytes=1 << 20)
@@ -156,7 +152,7 @@ def learn(group: Group, channels: Iterable[Channel]) -> Entries:
         layout, found = group.open(channel)
         entries[channel.name] = ("", 0, found)
         group.learned += 1
-        found.extend(parts(layout, "x"))
+        found.append(rendered(layout, "x"))
         group.bytes += 80
     return entries
 
@@ -167,7 +163,7 @@ async def test_what_was_learned_for_a_group_is_known_to_the_next(channels: list[
     first.seal(0)
     second = first.follow()
     assert not second
-    found.extend(parts(channels[0].layout, "y"))
+    found.append(rendered(channels[0].layout, "y"))
     second.bytes += 80
     assert set(second.entries_of("somebody")) == {"app-1", "app-2", "app-3"}
     assert [sealed.channel.name for sealed in second.seal(0)] == ["app-1"]
@@ -199,7 +195,7 @@ def test_a_busy_channel_s_lines_come_in_batches_that_a_delivery_takes_whole() ->
         group = Group()
         form, found = group.open(channel)
         for number in range(5000):
-            found.extend(parts(form, f"{number:05} " + "x" * 100))
+            found.append(rendered(form, f"{number:05} " + "x" * 100))
         [sealed] = group.seal(0)
         return sealed.batches
 
