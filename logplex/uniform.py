@@ -3,10 +3,11 @@
 Rules (tests/test_fastpath.py: all ways agree on every input):
 
 * As fastpath.py, it takes only what it recognises to the last byte; of any other body it takes nothing.
-* Every frame ends with its only LF. So the text splits there, and each count is compared with what came out.
-* ` HOST APP ` becomes one byte that must not occur else, once in each line. One linear expression then sees to what
-  is before that byte and to the start of what is behind it (the rest of a message may be anything), and the byte
-  becomes what is sent.
+* Every frame ends with its only LF. So the text splits there, and the length of a line says with which count it has to
+  begin. Priority and time are as long as the first line's in all lines; so ` HOST APP ` is at one place in all of
+  them, and is compared there.
+* One linear expression sees to what is before that and to the start of what is behind it; the rest of a message may be
+  anything.
 * Where the form that is kept ends a head in another way than the sender, the process and the end of the head belong
   to what is replaced, and all lines must be of one process.
 * Lines are ASCII, so what comes out is clean (batch.py).
@@ -25,29 +26,25 @@ from .fastpath import TIME
 LEAST_BYTES = 3000  # of a body: less is not worth the overhead
 MOST_BYTES = 112 * 1024  # of a body: what comes out is about a batch (joining.MAX_BATCH_BYTES)
 _LONGEST = 2048  # bytes of a line; longer ones are few, and take the next way
-_MARK = b"\1"
-_BEFORE = 8 + 32 + 1  # bytes of the longest priority, time and mark
-_MORE_PROCESS = 20  # bytes by which a process may be longer than the first line's
 _FIRST = re.compile(
-    rb"[1-9][0-9]{0,7} <[0-9]{1,3}>1 [!-~]{1,35} ([!-~]{1,255}) ([!-~]{1,255}) ([!-~]{1,128})( - (?:- )?)"
+    rb"[1-9][0-9]{0,7} (<[0-9]{1,3}>1 [!-~]{1,35}) ([!-~]{1,255}) ([!-~]{1,255}) ([!-~]{1,128})( - (?:- )?)"
 )
-_MORE = 1024  # than what is replaced in a line: what comes in its place
-_COUNTS = (b"\n", *(b"%d " % count for count in range(1, _LONGEST + _MORE)))
 _BY_LENGTH = {len(b"%d" % count) + count: count for count in range(1, _LONGEST)}  # of a line without its LF
 _STANDARD, _DIALECT = b" - - ", b" - "  # as in fastpath.py
 _KEPT = {Form.HTTP: _DIALECT, Form.SYSLOG: _STANDARD}  # how heads end in a form (batch.py)
+_MORE_PROCESS = 12  # bytes by which a process may be longer than the first line's
+_PROCESS = rb"[!-~]{1,128}"  # as message.PROCESS_BYTES
 _TEXT = rb"[^\n]+"
 _DIALECT_TEXT = rb"[^\n\[-][^\n]*"  # `[` and `-` could be SD
-_PRIORITY = rb"<(?:[0-9]|[1-9][0-9]|1[0-8][0-9]|19[01])>1 "
-_PROCESS = rb"[!-~]{1,128}"  # as message.PROCESS_BYTES
 
 
 def _all(start: bytes) -> Any:
-    return re2.compile(rb"(?:" + _PRIORITY + TIME + _MARK + start + rb"\n)*")
+    """For what is before what is replaced in all lines, an empty line, and the starts of what is behind it in all."""
+    priority = rb"<(?:[0-9]|[1-9][0-9]|1[0-8][0-9]|19[01])>1 "
+    return re2.compile(rb"(?:" + priority + TIME + rb"\n)*\n(?:" + start + rb"\n)*")
 
 
-# By how heads end, and whether that is kept: for the starts of all lines, without counts.
-_STARTS = {
+_EXPRESSIONS = {  # by how heads end, and whether that is kept
     (_STANDARD, True): _all(_PROCESS + _STANDARD + _TEXT),
     (_STANDARD, False): _all(_TEXT),
     (_DIALECT, True): _all(_PROCESS + _DIALECT + _DIALECT_TEXT),
@@ -56,8 +53,9 @@ _STARTS = {
 
 
 class Head(NamedTuple):
-    """What the first head of a body says: host, app and process, and how it ends."""
+    """What the first head of a body says: priority and time, host, app and process, and how it ends."""
 
+    stamp: bytes
     host: bytes
     app: bytes
     process: bytes
@@ -71,7 +69,7 @@ class Head(NamedTuple):
 
 def is_worth_it(body: bytes) -> bool:
     """Whether a body may be rendered as a whole, and gains by it."""
-    return LEAST_BYTES <= len(body) <= MOST_BYTES and _MARK not in body and body.isascii()
+    return LEAST_BYTES <= len(body) <= MOST_BYTES and body.isascii()
 
 
 def first_head(body: bytes) -> Head | None:
@@ -87,39 +85,48 @@ def render(body: bytes, head: Head, rendered: str, form: Form) -> tuple[int, byt
 
     `rendered` is what the entry of the head's middle says (fastpath.Entry).
     """
-    kept = _KEPT[form]
-    sent, shown = b" %b %b %b%b" % head, rendered.encode()
-    behind = 1  # bytes behind what is replaced that say something
-    if head.end == kept:  # what is the same stays, and may differ from line to line
-        same = len(head.process) + len(kept)
-        sent, shown = sent[:-same], shown[:-same]
-        behind += same + _MORE_PROCESS
-    pieces = body.split(sent)  # and joined again: half of what replacing costs, line by line or all
-    lines = _MARK.join(pieces).split(b"\n")
-    if lines.pop() or len(pieces) != len(lines) + 1:  # some line says it twice, or another not at all
+    lines = body.split(b"\n")
+    if lines.pop():
         return None
-    counts, new_counts = _counts(len(sent) - 1, len(shown) - len(sent))
+    stamp, host, app, process, end = head
+    sent, shown = b" %b %b %b%b" % (host, app, process, end), rendered.encode()
+    kept = end == _KEPT[form]
+    checked = 1  # bytes behind what is replaced
+    if kept:  # what is the same stays, and may differ from line to line
+        same = len(process) + len(end)
+        sent, shown = sent[:-same], shown[:-same]
+        checked += same + _MORE_PROCESS
+    counts, new_counts = _counts(len(shown) - len(sent))
     lengths = list(map(len, lines))
     try:
-        old = list(map(counts.__getitem__, lengths))
+        sent_counts = list(map(counts.__getitem__, lengths))
     except IndexError:
         return None
-    # A line that does not begin with its count keeps what it begins with, and the expression does not know that.
-    lines = list(map(bytes.removeprefix, lines, old))
-    starts = list(map(itemgetter(slice(_BEFORE + behind)), lines))
-    starts.append(b"")
-    if _STARTS[head.end, head.end == kept].fullmatch(b"\n".join(starts)) is None:
+    # A line that does not begin with its count keeps what it begins with, and no priority begins so.
+    lines = list(map(bytes.removeprefix, lines, sent_counts))
+    at, behind = len(stamp), len(stamp) + len(sent)
+    if list(map(itemgetter(slice(at, behind)), lines)).count(sent) != len(lines):
         return None
-    parts = [b"\n"] * (3 * len(lines))
-    parts[::3] = map(new_counts.__getitem__, lengths)
-    parts[1::3] = lines
-    return len(lines), b"".join(parts).replace(_MARK, shown)
+    stamps = list(map(itemgetter(slice(at)), lines))
+    starts = map(itemgetter(slice(behind, behind + checked)), lines)
+    if _EXPRESSIONS[end, kept].fullmatch(b"\n".join([*stamps, b"", *starts, b""])) is None:
+        return None
+    parts = [shown] * (4 * len(lines))
+    parts[::4] = map(new_counts.__getitem__, lengths)
+    parts[1::4] = stamps
+    parts[3::4] = map(itemgetter(slice(behind, None)), lines)
+    parts[0] = parts[0][1:]  # an LF stands before each other line, and behind the last
+    parts.append(b"\n")
+    return len(lines), b"".join(parts)
 
 
 @lru_cache(maxsize=128)
-def _counts(less: int, more: int) -> tuple[list[bytes], list[bytes]]:
-    """By the length of a line without its LF, which is `less` than it was: the count that it must begin with, and
-    what comes in its place when it is `more` than it was.
+def _counts(more: int) -> tuple[list[bytes], list[bytes]]:
+    """By the length of a line without its LF: the count that it must begin with, and what comes in its place, behind
+    the LF of the line before, when it is `more` bytes longer.
+
+    For a length that no line can have: what no line begins with.
     """
-    counts = [_BY_LENGTH.get(length, 0) for length in range(less, _LONGEST)]
-    return [_COUNTS[count] for count in counts], [_COUNTS[max(0, count + more)] for count in counts]
+    counts = [_BY_LENGTH.get(length) for length in range(_LONGEST)]
+    old = [b"\n" if count is None else b"%d " % count for count in counts]
+    return old, [b"\n%d " % (count + more) if count is not None else b"" for count in counts]

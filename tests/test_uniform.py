@@ -9,14 +9,14 @@ TIME = "2026-11-22T02:50:00.123456+00:00"
 APP = "t.00000001-0000-4000-8000-000000000001"
 RENDERED = {Form.HTTP: " host app {} - ", Form.SYSLOG: f" {HOLE.decode()} app {{}} - - "}
 COUNTED = [f"text {'y' * number} - - [z]" for number in (*range(100), 900, 1000)]  # counts of 2, 3 and 4 digits
-TEXTS = ["x", f"> shuttle/{APP} web.1 - - x", f"{APP} web.1", *COUNTED]
+TEXTS = ["x", f"> shuttle {APP} web.1 - - x", f"{APP} web.1", "\1", *COUNTED]
 
 
 def body(*texts: str, end: str = " - - ", host: str = "shuttle", processes: tuple[str, ...] = ("web.1",)) -> bytes:
     lines = []
     for number, text in enumerate(texts):
         process = processes[number % len(processes)]
-        line = f"<{number % 192}>1 {TIME} {host} {APP} {process}{end}{text}\n"
+        line = f"<{100 + number % 92}>1 {TIME} {host} {APP} {process}{end}{text}\n"
         lines.append(f"{len(line)} {line}")
     return "".join(lines).encode()
 
@@ -37,12 +37,12 @@ def test_all_lines_of_one_process_are_rendered_together(form: Form, end: str) ->
     assert {(line.source, line.process) for line in batch.lines()} == {(b"app", b"web.1")}
     parsed = Batch(0, batch.count, 0, form, batch.data)
     assert (batch.http(), batch.syslog(HOLE)) == (parsed.http(), parsed.syslog(HOLE))
-    assert [line.pri for line in batch.lines()] == [b"%d" % (number % 192) for number in range(len(TEXTS))]
+    assert [line.pri for line in batch.lines()] == [b"%d" % (100 + number % 92) for number in range(len(TEXTS))]
 
 
 @pytest.mark.parametrize(("form", "end"), [(Form.HTTP, " - "), (Form.SYSLOG, " - - ")])
 def test_where_heads_end_as_they_are_kept_processes_may_differ(form: Form, end: str) -> None:
-    processes = ("web.1", "router", "-", "p" * 25)
+    processes = ("web.1", "router", "-", "p" * 17)
     batch = rendered(body(*TEXTS, end=end, processes=processes), form)
     assert batch is not None
     assert [line.process.decode() for line in batch.lines()[:4]] == list(processes)
@@ -59,13 +59,13 @@ def test_a_process_much_longer_than_the_first_leaves_the_body_to_the_others() ->
     [
         body("x", host="other"),
         body("x").replace(b"web.1", b"web.2"),  # the count still fits
-        body("x").replace(b"<0>", b"<192>"),
+        body("x").replace(b"<100>", b"<192>"),
+        body("xx").replace(b"<100>", b"<13>").replace(b"xx", b"xxx"),  # the count still fits
         body("x").replace(b"2026-11-22", b"2026-11-31"),
-        body(f"> shuttle {APP} web.1 - - x"),
+        body("xx").replace(b".123456", b".12345").replace(b"xx", b"xxx"),
         body(f"shuttle {APP} x") + body("x", host="other"),
         body("x").replace(b"shuttle", b"SHUTTLE").replace(b"- x", b"- x shuttle " + APP.encode()),
         body("x" * 3000),
-        body("\1"),
         body("ö"),
         body("x")[:-1],
         body("x") + b"\n",
@@ -77,10 +77,16 @@ def test_a_process_much_longer_than_the_first_leaves_the_body_to_the_others() ->
 )
 def test_one_odd_line_leaves_the_body_to_the_others(odd: bytes) -> None:
     usual = body(*TEXTS[:20])
-    head = Head(b"shuttle", APP.encode(), b"web.1", b" - - ")
+    like = Head(f"<100>1 {TIME}".encode(), b"shuttle", APP.encode(), b"web.1", b" - - ")
     for data in (odd + usual, usual + odd, usual + odd + usual):
-        if is_worth_it(data) and first_head(data) == head:
+        if is_worth_it(data) and first_head(data) == like:
             assert rendered(data, Form.HTTP) is None
+
+
+@pytest.mark.parametrize(("form", "end"), [(Form.HTTP, " - "), (Form.SYSLOG, " - - ")])
+def test_what_stands_for_a_time_and_looks_like_the_rest_of_a_line_is_for_the_others(form: Form, end: str) -> None:
+    odd = body("x", end=end).replace(TIME.encode(), end.encode()[1:].ljust(len(TIME), b"f"))
+    assert rendered(body(*TEXTS, end=end) + odd, form) is None
 
 
 @pytest.mark.parametrize("text", ["- x", "[x] y", "-"])
