@@ -64,7 +64,7 @@ class Settings:
     spool_bytes: int = _setting(10 * GIB, "spool of all channels, at most half the free space; 0: none at all")
     ring_lines: int = _setting(65_536, "newest lines of a channel held in memory: what all inputs take in a few turns")
     ring_bytes: int = _setting(16 * MIB, "newest lines of a channel held in memory")
-    rings_bytes: int = _setting(256 * MIB, "all rings together")
+    rings_bytes: int = _setting(128 * MIB, "all rings together: some seconds of a full load")
 
     # Inputs.
     max_frame_bytes: int = _setting(64 * KIB, "longest frame; log-shuttle's and rsyslog's usual maximum")
