@@ -29,10 +29,10 @@ from logplex.channel import Channel
 from . import otlp
 from .answer import Answer
 from .backoff import retry_after, spread
+from .composer import Composer
 from .delivery import Delivery
 from .link import Link
-from .rendering import renderer
-from .request import Request, add_loss, compose, compose_lines, compress, enclose, fixed_head, head
+from .request import Request
 from .site import Site
 from .sizes import Sizes
 from .spec import DrainSpec, Format
@@ -62,15 +62,11 @@ class HttpDelivery(Delivery):
         replay: int = 0,
     ) -> None:
         super().__init__(spec, channel, state, site, until=until)
-        self._replay = replay
-        self._token = spec.token.encode()
-        self._head = fixed_head(spec, site.version)
-        self._render = renderer(spec, channel.name)
-        document = spec.options.format is Format.OTLP
-        self._envelope = otlp.envelope(channel.name, site.version) if document else None
+        self._counts_rejected = spec.options.format is Format.OTLP
         self._inline = spec.options.plain and not spec.options.linger_seconds and until is None
         chosen = spec.options.batch_bytes
         self._sizes = Sizes(state, chosen or site.limits.batch_bytes, chosen or site.limits.max_batch_bytes)
+        self._composer = Composer(self, self._sizes, replay=replay)
         self._ready = False  # connected, nothing in flight: `notify` may send
         self._answer: Answer | None = None
         self._request: Request | None = None
@@ -129,7 +125,7 @@ class HttpDelivery(Delivery):
             self.fail_with(exc)
 
     async def converse(self, link: Link) -> None:
-        self._answer = Answer(self.site.limits.answer_bytes, keeps=self._envelope is not None)
+        self._answer = Answer(self.site.limits.answer_bytes, keeps=self._counts_rejected)
         self._life_end = self.connected_at + self.site.limits.life_seconds
         while True:
             await self.go_on()
@@ -209,7 +205,7 @@ class HttpDelivery(Delivery):
         if not answer.complete and (answer.reusable or answer.speaking):
             return
         self._request = None
-        if self._envelope is not None:
+        if self._counts_rejected:
             self._count_rejected(request, answer)
         if not answer.reusable or not self._inline or self._used_at >= self._life_end:
             self.wake()
@@ -227,7 +223,7 @@ class HttpDelivery(Delivery):
         answer.reusable = False
         request = self._request
         if request is None or (answer.known and request.first != self.state.cursor):
-            if request is not None and self._envelope is not None:
+            if request is not None and self._counts_rejected:
                 self._count_rejected(request, answer)
             self._request = None
         elif answer.known and not 200 <= answer.status < 300:
@@ -256,16 +252,14 @@ class HttpDelivery(Delivery):
             return False
         if not self.site.rendered.fits(self.channel.id, self._sizes.target):
             return False
-        request = compose(batches, self._sizes.target)
-        self._forget_rendered(batches)
+        request = self._composer.compose(batches)
         if not request.lines:
             return False
-        self._add_loss(request)
         self._post(request, link)
         return True
 
     async def _send_next(self, link: Link) -> None:
-        """Compose what follows the cursor, from ring or spool, and send it."""
+        """Send what follows the cursor, from ring or spool."""
         if self.state.cut is None:
             await self._gather()
         rendered, app, target = self.site.rendered, self.channel.id, self._sizes.target
@@ -273,54 +267,22 @@ class HttpDelivery(Delivery):
             target = self._sizes.most
         taken = await rendered.take(app, target)
         try:
-            await self._send_rendered(link, target)
+            request = await self._composer.next(target)
+            if request is None:
+                return
+            if not request.lines:
+                self._pass_over(request)
+            elif self._failure is None and self._answer is not None and self._answer.reusable:
+                self._post(request, link)
         finally:
             rendered.give_back(app, taken)
 
-    async def _send_rendered(self, link: Link, target: int) -> None:
-        """As `_send_next`, with `target` bytes of memory to do it in."""
-        options = self.spec.options
-        batches = await self._take_whole(target)
-        await self.go_on()
-        if not batches:
-            return
-        cut = self._sizes.cut(self.sent)
-        if cut is not None:
-            batches = [batch.cut(batch.first, cut) for batch in batches if batch.first < cut]
-        if options.plain:
-            for batch in batches[:-1]:
-                if batch.http() is not batch.data:  # it took time, and is remembered: `compose` finds it rendered
-                    await trio.lowlevel.checkpoint()
-            request = compose(batches, target)
-            self._forget_rendered(batches)
-        else:
-            request = await compose_lines(batches, target, self.spec, self._render)
-        if not request.lines:
-            self.state.deliver(request.end, filtered=request.end - request.first)
-            self.sent = request.end
-            self._sizes.passed(self.sent)
-            self.site.dirty.add(self)
-            return
-        self._add_loss(request)
-        if self._envelope is not None:
-            enclose(request, self._envelope)
-        if options.compress:
-            await compress(request)
-        await self.go_on()
-        if self._failure is None and self._answer is not None and self._answer.reusable:
-            self._post(request, link)
-
-    async def _take_whole(self, target: int) -> list[Batch]:
-        """What follows the cursor; all of a batch that was cut before, though the ring may hold only its end now."""
-        batches = await self.take(target, ring_bytes=2 * target)
-        cut = self._sizes.cut(self.sent)
-        while cut is not None and batches and batches[-1].end < cut:
-            lost, more = await self.channel.read(batches[-1].end, target)
-            more = self.bounded(more)
-            if lost or not more:
-                break
-            batches = batches + more
-        return batches
+    def _pass_over(self, request: Request) -> None:
+        """Nothing in it is for the receiver."""
+        self.state.deliver(request.end, filtered=request.end - request.first)
+        self.sent = request.end
+        self._sizes.passed(self.sent)
+        self.site.dirty.add(self)
 
     async def _gather(self) -> None:
         """Let more lines come before a request, as the options say, and where the last one began just before."""
@@ -348,19 +310,8 @@ class HttpDelivery(Delivery):
         if self._lingered and self._request is None:
             self._parked.cancel()
 
-    def _forget_rendered(self, batches: list[Batch]) -> None:
-        """Drains near the head share what is rendered; far behind it would only fill the memory."""
-        if batches[-1].end < self.channel.head:
-            for batch in batches:
-                batch.forget_rendered()
-
-    def _add_loss(self, request: Request) -> None:
-        untold = self.state.untold
-        if untold is not None and not self._sizes.mute:
-            add_loss(request, untold, self._render)
-
     def _post(self, request: Request, link: Link) -> None:
-        first = head(self._head, request, self._token, self.state.epoch, self._replay)
+        first = self._composer.head(request)
         parts = [first, *request.body]
         self._request = request
         self._gathered = 0
