@@ -22,7 +22,7 @@ from .framing import Frame, body_frames
 from .group import Group, Outcome
 from .joining import Piece
 from .registry.records import Principal
-from .routing import Learner, Part, Routing, Way
+from .routing import Part, Routing, Way
 from .streams import is_incomplete
 from .uniform import first_head, is_worth_it, render
 
@@ -187,13 +187,12 @@ class Bodies:
             return False
         group = self._committer.current
         part = Part(way, group)
-        entries = part.entries()
-        learn = Learner(self._routing, part, entries)
-        taken = self._take_uniform(body, part, learn, expected)
+        taken = self._take_uniform(body, part, expected)
         if not taken:
-            taken, rest = scan(body, entries, learn)
+            known = part.known()
+            taken, rest = scan(body, known.entries, known)
             if rest or (expected is not None and taken != expected):
-                undo(body.decode("latin-1"), taken, entries)
+                undo(body.decode("latin-1"), taken, known.entries)
                 return False
         part.frames = part.fast = taken
         group.bytes += len(body) + 40 * taken
@@ -201,10 +200,10 @@ class Bodies:
         group.compact()
         return True
 
-    def _take_uniform(self, body: bytes, part: Part, learn: Learner, expected: int | None) -> int:
+    def _take_uniform(self, body: bytes, part: Part, expected: int | None) -> int:
         """Take a body whose lines all have one host and app; how many there are, 0 for any other body."""
         head = first_head(body) if is_worth_it(body) else None
-        route = None if head is None else learn.route(head.middle)
+        route = None if head is None else part.way.route(head.middle)
         if head is None or route is None:
             return 0
         group = part.group
@@ -244,14 +243,13 @@ class Bodies:
         part = Part(way, Group())
         rest = body
         if recognisable(body):
-            entries = part.entries()
-            learn = Learner(self._routing, part, entries)
+            known = part.known()
             at = 0
             text = ""
             while at < len(body):
                 piece = body[at : at + SLICE_BYTES]
                 at += len(piece)
-                taken, text = scan(text.encode("latin-1") + piece if text else piece, entries, learn)
+                taken, text = scan(text.encode("latin-1") + piece if text else piece, known.entries, known)
                 part.frames += taken
                 part.fast += taken
                 if at < len(body):

@@ -6,7 +6,7 @@ Rules (tests/test_fastpath.py: both paths agree on every input):
   goes to the strict path (framing.py, message.py). It never guesses.
 * Text is latin-1: one decode of a whole read, and every byte stays what it is.
 * A head is `COUNT <PRI>1 TIME HOST APP PROC`. Count and priority are looked up; the middle `HOST APP PROC` is looked
-  up whole in the entries of the open group, which are learned from the strict rules and bounded.
+  up whole in the entries of the open group, which are learned from the strict rules and bounded (entries.py).
 * Times are checked together after the scan, by one linear expression; an odd one undoes the scan.
 * A line is rendered at once, into one string of its channel's list, while what it is made of is in the processor's
   cache; all lines of a channel are joined later.
@@ -64,7 +64,10 @@ Entry = tuple[str, int, list[str]]
 
 Entries = dict[str, Entry]
 Learn = Callable[[str], Entry | None]
-"""Makes the entry of a middle (and puts it into the entries), or says None: the strict path must look."""
+"""Makes the entry of a middle (and puts it into the entries), or says None: the strict path must look.
+
+Entries that did that themselves, where one is missing, would cost each line 20 ns: a plain dict is quicker.
+"""
 
 
 def recognisable(data: bytes) -> bool:

@@ -8,7 +8,7 @@ Invariants (a model test in tests/test_group.py):
 * A line is a string of its channel's list (fastpath.py), `odd` ones too.
 * Lines are joined into pieces while they are still in the processor's cache (`compact`); a list stays the same object.
 * Lines of one channel have the layout that the channel had at the first of them; the `odd` ones are RAW.
-* What was learned for a group (its entries, and the lists they fill) goes over to the next one, where this one had
+* What is known for a group (entries.py, and the lists that entries fill) goes over to the next one, where this one had
   lines for most of its channels, and all still have their layout; empty lists count for nothing.
 * Whoever waits for the group's commit waits on `settled`, or is called by it; both also say how it ended.
 """
@@ -22,7 +22,7 @@ import trio
 from .batch import Batch, Form, Layout, raw_frame
 from .channel import Channel
 from .dedupe import First
-from .fastpath import Entries
+from .entries import Known, Lists, Way
 from .joining import SAMPLE_LINES, Piece, from_lines, from_mixed, from_pieces
 
 COMPACT_BYTES = 512 * 1024  # of new lines; what a core's cache holds beside the rest
@@ -51,16 +51,14 @@ class Group:
     __slots__ = (
         "_compact_at",
         "_filled",
-        "_layouts",
-        "_lines",
+        "_lists",
         "_odd",
         "_own",
         "_pieces",
         "_told",
         "bytes",
-        "entries",
         "ids",
-        "learned",
+        "known",
         "outcome",
         "touched",
         "waiting",
@@ -69,16 +67,14 @@ class Group:
     def __init__(self) -> None:
         self.bytes = 0  # rendered bytes, roughly
         self.waiting = False  # somebody is held until the commit
-        self.entries: dict[object, Entries] = {}  # by principal; see fastpath
-        self.learned = 0  # principals and entries
+        self.known: dict[Way, Known] = {}  # of principals
         self.ids: list[First] = []  # request ids to store with the lines
         self.touched: set[Channel] = set()  # channels whose page changed though they may get no line
         self.outcome: Outcome | None = None
-        self._lines: dict[Channel, list[str]] = {}
+        self._lists = Lists()
         self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in `_lines`
         self._compact_at = COMPACT_BYTES
         self._filled = 0  # channels that had lines when it was sealed
-        self._layouts: dict[Channel, Layout] = {}
         self._odd: dict[Channel, dict[int, bool]] = {}  # index → tails only
         self._own: dict[Channel, int] = {}
         self._told: list[Callable[[Outcome], None]] = []
@@ -88,24 +84,19 @@ class Group:
 
     def __len__(self) -> int:
         """For how many channels there may be lines in it."""
-        return len(self._lines)
+        return len(self._lists.lines)
 
-    def entries_of(self, principal: object) -> Entries:
-        """What is known of the middles of a principal; who adds to it counts that in `learned`."""
-        entries = self.entries.get(principal)
-        if entries is None:
-            entries = self.entries[principal] = {}
-            self.learned += 1
-        return entries
+    def known_of(self, way: Way) -> Known:
+        """What is known of a principal."""
+        known = self.known.get(way)
+        if known is None:
+            known = self.known[way] = Known(way, self._lists)
+            self._lists.learned += 1
+        return known
 
     def open(self, channel: Channel) -> tuple[Layout, list[str]]:
         """The layout in which the channel's lines are to be rendered, and where they go."""
-        lines = self._lines.get(channel)
-        if lines is None:
-            lines = self._lines[channel] = []
-            layout = self._layouts[channel] = channel.layout
-            return layout, lines
-        return self._layouts[channel], lines
+        return self._lists.open(channel)
 
     def open_joined(self, channel: Channel) -> Layout | None:
         """As `open`, for lines that are joined already; None when there are odd ones before them."""
@@ -113,7 +104,7 @@ class Group:
 
     def append_joined(self, channel: Channel, piece: Piece) -> None:
         """Add lines of the layout that `open_joined` gave."""
-        self._join(channel, self._lines[channel])
+        self._join(channel, self._lists.lines[channel])
         self._pieces.setdefault(channel, []).append(piece)
 
     def append_raw(self, channel: Channel, pri: int, time: bytes, source: bytes, process: bytes, text: bytes) -> None:
@@ -128,14 +119,14 @@ class Group:
     def open_lines(self, channel: Channel) -> int:
         """Lines of the channel that are not sealed yet."""
         joined = sum(piece.lines for piece in self._pieces.get(channel, ()))
-        return joined + len(self._lines.get(channel, ()))
+        return joined + len(self._lists.lines.get(channel, ()))
 
     def compact(self) -> None:
         """Join what has gathered, when it is worth it; to be called now and then while the group fills."""
-        if self.bytes < self._compact_at or len(self._lines) > COMPACT_CHANNELS:
+        if self.bytes < self._compact_at or len(self._lists.lines) > COMPACT_CHANNELS:
             return
         self._compact_at = self.bytes + COMPACT_BYTES
-        for channel, lines in self._lines.items():
+        for channel, lines in self._lists.lines.items():
             if channel not in self._odd:
                 self._join(channel, lines)
 
@@ -159,21 +150,21 @@ class Group:
         self._odd.pop(channel, None)
         self._own.pop(channel, None)
         self.touched.discard(channel)
-        self.entries.clear()
+        self.known.clear()
         lines = self.open_lines(channel)
-        self._lines.pop(channel, None)
-        self._layouts.pop(channel, None)
+        self._lists.lines.pop(channel, None)
+        self._lists.layouts.pop(channel, None)
         self._pieces.pop(channel, None)
         return lines
 
     def seal(self, at: int) -> list[Sealed]:
         """Number all lines, received at `at` (unix ms), and render them into batches; then comes `follow`."""
         sealed: list[Sealed] = []
-        for channel, lines in self._lines.items():
+        for channel, lines in self._lists.lines.items():
             pieces = self._pieces.get(channel)
             if not lines and not pieces:  # of the group before, or of a scan that was undone
                 continue
-            form = self._layouts[channel].form
+            form = self._lists.layouts[channel].form
             first = channel.numbered
             batches: list[Batch] = []
             if pieces is not None:
@@ -200,22 +191,21 @@ class Group:
         """The group that fills after this one, which was sealed just now."""
         group = Group()
         if (
-            2 * self._filled >= len(self._lines)
-            and self.learned <= MAX_KEPT
-            and all(channel.layout is layout for channel, layout in self._layouts.items())
+            2 * self._filled >= len(self._lists.lines)
+            and self._lists.learned <= MAX_KEPT
+            and all(channel.layout is layout for channel, layout in self._lists.layouts.items())
         ):
-            group._lines, group._layouts = self._lines, self._layouts
-            group.entries, group.learned = self.entries, self.learned
-        self._lines, self._layouts, self.entries = {}, {}, {}
+            group._lists, group.known = self._lists, self.known
+        self._lists, self.known = Lists(), {}
         return group
 
     def absorb(self, other: "Group") -> None:
         """Take over all lines of `other` (of one request), behind those that are here."""
-        for channel, lines in other._lines.items():
+        for channel, lines in other._lists.lines.items():
             mine = self.open(channel)[1]
             odd = other._odd.get(channel, {})
-            layout = other._layouts[channel]
-            if self._layouts[channel] == layout:
+            layout = other._lists.layouts[channel]
+            if self._lists.layouts[channel] == layout:
                 if odd:
                     shift = len(mine)
                     self._odd.setdefault(channel, {}).update({shift + index: tails for index, tails in odd.items()})
@@ -225,13 +215,13 @@ class Group:
                 data = lines[index].encode("latin-1")
                 line = Batch(0, 1, 0, Form.RAW if index in odd else layout.form, data).lines()[0]
                 self.append_raw(channel, int(line.pri), line.time, line.source, line.process, line.text)
-        if other._lines:
+        if other._lists.lines:
             self.bytes += other.bytes
         self.touched |= other.touched
 
     def counts(self) -> list[tuple[Channel, int]]:
         """Lines by channel, while the group fills."""
-        return [(channel, len(lines)) for channel, lines in self._lines.items()]
+        return [(channel, len(lines)) for channel, lines in self._lists.lines.items()]
 
     async def settled(self) -> Outcome:
         """Wait until the group has ended, one way or another."""

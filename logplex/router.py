@@ -41,7 +41,7 @@ class Router:
     def forget_routes(self) -> None:
         """A token, a channel or a permission has gone: learn everything again."""
         self.routing.forget()
-        self._committer.current.entries.clear()
+        self._committer.current.known.clear()
 
     def flush(self) -> None:
         """Let the group go: nothing more is readable for the moment, or there is `more` than a turn allows to take."""
@@ -60,7 +60,9 @@ class Router:
         """The state of one connection; `bound` takes everything to one token (a listener for RFC 3164 senders)."""
         way = self.routing.open_way
         if bound is not None:
-            way = Way(Principal("token", bound.id, token=bound, channel_ids=frozenset({bound.channel_id})))
+            way = Way(
+                self.routing, Principal("token", bound.id, token=bound, channel_ids=frozenset({bound.channel_id}))
+            )
         return Stream(self.routing, self._committer, way, max_frame_bytes=self._max_frame_bytes)
 
     def own(self, channel: Channel, pri: int, text: bytes, *, tails_only: bool = False) -> None:

@@ -16,7 +16,8 @@ from typing import Protocol
 
 from .batch import Form, Layout, timestamp
 from .channel import Channel, Channels
-from .fastpath import Entries, Entry
+from .entries import Known, Lists
+from .fastpath import Entry
 from .framing import Frame
 from .group import Group
 from .ledger import Ledger
@@ -64,12 +65,36 @@ class Route:
 class Way:
     """How one principal's messages find their channel, with the middles that it has taught us."""
 
-    __slots__ = ("learned", "principal", "token")
+    __slots__ = ("_learned", "_routing", "principal", "token")
 
-    def __init__(self, principal: Principal | None) -> None:
+    def __init__(self, routing: "Routing", principal: Principal | None) -> None:
+        self._routing = routing
         self.principal = principal  # None: a listener where the token is all that is asked for
         self.token = principal.token if principal is not None else None  # to whose channel everything goes
-        self.learned: dict[str, Route] = {}
+        self._learned: dict[str, Route] = {}
+
+    def forget(self) -> None:
+        """Learn everything again."""
+        self._learned.clear()
+
+    def route(self, middle: str) -> Route | None:
+        """The route of a middle `HOST APP PROC`, if the strict rules would do the same with all that has it."""
+        route = self._learned.get(middle)
+        if route is None and (route := self._routing.find(middle, self)) is not None:
+            if len(self._learned) >= MAX_LEARNED:
+                self._learned.clear()
+            self._learned[middle] = route
+        return route
+
+    def entry(self, middle: str, lists: Lists) -> Entry | None:
+        """The entry of a middle, whose lines go to these lists; None where there is no route."""
+        route = self.route(middle)
+        if route is None:
+            return None
+        layout, lines = lists.open(route.channel)
+        if layout is not route.layout:
+            route.render(layout)
+        return route.rendered, route.extra, lines
 
     def may_write(self, channel_id: int) -> bool:
         """Whether messages may go to this channel."""
@@ -100,9 +125,9 @@ class Part:
         self.unknown: set[str] = set()
         self.reset()
 
-    def entries(self) -> Entries:
-        """The entries of this principal in the open group."""
-        return self.group.entries_of(self.way)
+    def known(self) -> Known:
+        """What is known of this principal for the open group."""
+        return self.group.known_of(self.way)
 
     def reset(self) -> None:
         """Begin to count again."""
@@ -116,13 +141,13 @@ class Routing:
     def __init__(self, *, tokens: Tokens, channels: Channels, ledger: Ledger) -> None:
         self.ledger = ledger
         self.channels = channels
-        self.open_way = Way(None)
+        self.open_way = Way(self, None)
         self._tokens = tokens
         self._ways: dict[str, Way] = {}
 
     def forget(self) -> None:
         """A token, a channel or a permission has gone: learn everything again."""
-        self.open_way.learned.clear()
+        self.open_way.forget()
         self._ways.clear()
 
     def way(self, principal: Principal) -> Way:
@@ -132,7 +157,7 @@ class Routing:
         if way is None or (way.principal is not principal and way.principal != principal):
             if len(self._ways) >= MAX_WAYS:
                 self._ways.clear()
-            way = self._ways[key] = Way(principal)
+            way = self._ways[key] = Way(self, principal)
         return way
 
     def take_frames(self, frames: Iterable[Frame], part: Part) -> None:
@@ -184,28 +209,19 @@ class Routing:
         part.split += len(texts) - 1
         return True
 
-    def learn(self, middle: str, part: Part) -> Route | None:
-        """The route of a middle `HOST APP PROC`, if the strict rules would do the same with all that has it."""
-        route = self._route(middle, part)
-        if route is not None:
-            learned = part.way.learned
-            if len(learned) >= MAX_LEARNED:
-                learned.clear()
-            learned[middle] = route
-        return route
-
-    def _route(self, middle: str, part: Part) -> Route | None:
+    def find(self, middle: str, way: Way) -> Route | None:
+        """Where a middle goes; None when it is not to be learned, or not yet."""
         fields = middle.split(" ")
         if len(fields) != 3 or not middle.isascii() or not middle.isprintable():
             return None
         host, app, process = fields
         if not (host and app and process) or len(host) > HOST_BYTES or len(process) > PROCESS_BYTES:
             return None
-        token = part.way.token or self._tokens.token(app)
+        token = way.token or self._tokens.token(app)
         if token is None or (host.startswith("d.") and self._tokens.is_drain_token(host)):
             return None
         channel = self.channels.get(token.channel_id)
-        if channel is None or not part.way.may_write(token.channel_id):
+        if channel is None or not way.may_write(token.channel_id):
             return None
         return Route(channel, token.name, process, len(middle))
 
@@ -243,35 +259,6 @@ class Routing:
             ledger.refused["permission"] += part.refused
         part.reset()
         part.frames = waiting
-
-
-class Learner:
-    """Makes the entries of one part (fastpath.Learn)."""
-
-    __slots__ = ("_entries", "_learned", "_open", "_part", "_routing")
-
-    def __init__(self, routing: Routing, part: Part, entries: Entries) -> None:
-        self._routing = routing
-        self._part = part
-        self._entries = entries
-        self._learned = part.way.learned
-        self._open = part.group.open
-
-    def __call__(self, middle: str) -> Entry | None:
-        """The entry of a middle, when its channel is known and nothing speaks against it."""
-        route = self._learned.get(middle) or self.route(middle)
-        if route is None:
-            return None
-        layout, lines = self._open(route.channel)
-        if layout is not route.layout:
-            route.render(layout)
-        entry = self._entries[middle] = route.rendered, route.extra, lines
-        self._part.group.learned += 1
-        return entry
-
-    def route(self, middle: str) -> Route | None:
-        """The route of a middle, under the same conditions."""
-        return self._learned.get(middle) or self._routing.learn(middle, self._part)
 
 
 def now_ms() -> int:

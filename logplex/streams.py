@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from .commit import Committer
 from .fastpath import recognisable, scan
 from .framing import Frame, Malformed, StreamDecoder
-from .routing import Learner, Part, Routing, Way
+from .routing import Part, Routing, Way
 
 ODD_READS = 16  # for which a connection goes alone, after one that needed the strict path
 REST_BYTES = 4096  # of an incomplete frame that are put before the next read; a larger one waits in the decoder
@@ -117,8 +117,8 @@ class Stream:
 def scan_into(part: Part, data: bytes, routing: Routing) -> bytes:
     """Take all that the quick path recognises of `recognisable` data; returns what is left."""
     group = part.group
-    entries = part.entries()
-    taken, text = scan(data, entries, Learner(routing, part, entries))
+    known = part.known()
+    taken, text = scan(data, known.entries, known)
     part.fast += taken
     part.frames += taken
     group.bytes += len(data) - len(text) + 40 * taken

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from logplex.batch import HOLE, Batch, Form, Layout
 from logplex.channel import Channel, Channels, NoHistory
-from logplex.fastpath import Entries
+from logplex.entries import Lists
+from logplex.fastpath import Entries, Entry
 from logplex.group import Group
 from logplex.joining import MAX_BATCH_BYTES, Piece
 
@@ -27,6 +28,19 @@ def rendered(layout: Layout, text: str) -> str:
     return f"{len(frame)} {frame}"
 
 
+class Somebody:
+    """A principal whose middles are the numbers of channels."""
+
+    def __init__(self, channels: Iterable[Channel]) -> None:
+        self._channels = {str(channel.id): channel for channel in channels}
+        self.layouts: dict[int, Layout] = {}  # that were learned
+
+    def entry(self, middle: str, lists: Lists) -> Entry | None:
+        channel = self._channels[middle]
+        self.layouts[channel.id], lines = lists.open(channel)
+        return "", 0, lines
+
+
 class GroupMachine(RuleBasedStateMachine):
     """`model` holds (text, tails only) by channel for the open group, `sealed` all that was sealed before."""
 
@@ -35,7 +49,7 @@ class GroupMachine(RuleBasedStateMachine):
         channels = Channels(NoHistory(), ring_lines=100, ring_bytes=1 << 20, rings_bytes=1 << 20)
         trio.run(channels.load, {number: (f"app-{number}", frozenset()) for number in CHANNELS})
         self.channels: dict[int, Channel] = {channel.id: channel for channel in channels}
-        self.layouts: dict[int, Layout] = {}  # that were learned
+        self.way = Somebody(self.channels.values())
         self.begin(Group())
         self.sealed: dict[int, int] = dict.fromkeys(CHANNELS, 0)
 
@@ -47,12 +61,11 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(number=st.sampled_from(CHANNELS), lines=st.lists(texts, max_size=30))
     def take(self, number: int, lines: list[str]) -> None:
-        entries = self.group.entries_of("somebody")
-        if str(number) not in entries:
-            self.layouts[number], found = self.group.open(self.channels[number])
-            entries[str(number)] = ("", 0, found)
+        known = self.group.known_of(self.way)
+        entry = known.entries.get(str(number)) or known(str(number))
+        assert entry is not None
         for text in lines:
-            entries[str(number)][2].append(rendered(self.layouts[number], text))
+            entry[2].append(rendered(self.way.layouts[number], text))
             self.group.bytes += len(text) + 80
         self.model[number] += [(text, False) for text in lines]
 
@@ -145,29 +158,30 @@ async def channels() -> list[Channel]:
     return list(made)
 
 
-def learn(group: Group, channels: Iterable[Channel]) -> Entries:
-    """What is known of somebody, when a line for each of these channels has come."""
-    entries = group.entries_of("somebody")
+def learn(group: Group, channels: Iterable[Channel]) -> tuple[Somebody, Entries]:
+    """Somebody, and what is known of him when a line for each of these channels has come."""
+    way = Somebody(channels)
+    known = group.known_of(way)
     for channel in channels:
-        layout, found = group.open(channel)
-        entries[channel.name] = ("", 0, found)
-        group.learned += 1
-        found.append(rendered(layout, "x"))
+        entry = known(str(channel.id))
+        assert entry is not None
+        entry[2].append(rendered(way.layouts[channel.id], "x"))
         group.bytes += 80
-    return entries
+    return way, known.entries
 
 
 async def test_what_was_learned_for_a_group_is_known_to_the_next(channels: list[Channel]) -> None:
     first = Group()
-    found = learn(first, channels)["app-1"][2]
+    way, entries = learn(first, channels)
+    found = entries["1"][2]
     first.seal(0)
     second = first.follow()
     assert not second
     found.append(rendered(channels[0].layout, "y"))
     second.bytes += 80
-    assert set(second.entries_of("somebody")) == {"app-1", "app-2", "app-3"}
+    assert set(second.known_of(way).entries) == {"1", "2", "3"}
     assert [sealed.channel.name for sealed in second.seal(0)] == ["app-1"]
-    assert second.follow().entries == {}  # it had lines for few of the channels that it knew
+    assert second.follow().known == {}  # it had lines for few of the channels that it knew
 
 
 @pytest.mark.parametrize("change", ["layout", "much"])
@@ -182,7 +196,7 @@ async def test_what_is_no_longer_so_or_has_become_much_is_learned_again(
     else:
         monkeypatch.setattr("logplex.group.MAX_KEPT", 3)
     following = group.follow()
-    assert following.entries == {}
+    assert following.known == {}
     assert following.open(channels[1])[0] is channels[1].layout
 
 

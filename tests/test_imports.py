@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("logplex", "drains")
 
 COMMIT = "commit trouble writes behind catchup"
-STREAMS = f"router bodies small_reads streams routing group {COMMIT} registry tail rendering fanout sessions channel"
+STREAMS = (
+    f"router bodies small_reads streams routing group entries {COMMIT} registry tail rendering fanout sessions channel"
+)
 LOOP = "poller idle"
 LINES = "ring batch joining filling framing message fastpath uniform fields filters dedupe"
 VALUES = f"{LINES} ledger printable log config errors"
