@@ -3,6 +3,7 @@
 Rules:
 
 * Positions from `oldest` to `head` (exclusive) can be read; nobody sees a position before its commit.
+* The ring holds what followers have not heard long ago, and what the spool lacks; where nobody follows, nothing else.
 * A reader is a cursor. Behind the ring it reads the spool; what neither holds is *lost*: `Reading.lost`, exact,
   told once to the reader whose cursor it was.
 * Followers are told of every committed batch, synchronously and in order; they never block and never raise.
@@ -171,6 +172,13 @@ class Channel:
         for follower in self.followers:
             follower.notify(batch)
 
+    def pass_over(self, end: int) -> None:
+        """Lines up to `end` are committed, the spool has them, and nobody follows: they are not held in memory."""
+        held = self._ring.bytes
+        self._ring.pass_over(end)
+        if held:
+            self._budget.changed(self, -held)
+
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of every batch from now on."""
         self.followers = [*self.followers, follower]
@@ -188,7 +196,8 @@ class Channel:
         at = cursor
         while (batches := self._ring.since(at, max_bytes)) is None:
             end = self._ring.oldest
-            self._budget.missed_at = time.monotonic()
+            if self.followers:
+                self._budget.missed_at = time.monotonic()
             batches = await self._history.read(self.id, at, end, max_bytes)
             if batches:
                 return Reading(batches[0].first - cursor, batches)
@@ -218,7 +227,7 @@ class Budget:
     """One bound on all rings together: the rings that were quiet longest are given back first."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.missed_at = -math.inf  # when a reader last found that a ring no longer had what it wanted
+        self.missed_at = -math.inf  # when a ring that is followed last did not have any more what a reader wanted
         self._max_bytes = max_bytes
         self._bytes = 0
         self._active: OrderedDict[Channel, None] = OrderedDict()
@@ -255,7 +264,10 @@ class Channels:
 
     @property
     def readers_behind(self) -> bool:
-        """Whether readers have to catch up: they read, or did a moment ago, what the rings no longer hold."""
+        """Whether readers have to catch up: they read, or did a moment ago, what rings no longer hold.
+
+        History of a channel that nobody follows is in no ring: who reads that is not behind.
+        """
         return time.monotonic() - self._budget.missed_at < BEHIND_SECONDS
 
     def get(self, channel_id: int) -> Channel | None:

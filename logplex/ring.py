@@ -84,6 +84,11 @@ class Ring:
         found.reverse()
         return found
 
+    def pass_over(self, end: int) -> None:
+        """Lines up to `end` are not held here; what was held before them is given back."""
+        self.head = end
+        self.clear()
+
     def clear(self) -> int:
         """Give all lines back; `head` stays. Returns the number of bytes that were held."""
         freed = self.bytes

@@ -5,7 +5,9 @@ Rules (tests/test_commit.py, tests/test_behind.py):
 * One transaction holds lines and everything that changed with them: cursors, counters, request ids, closed pages.
 * A group is shown, and who waits for it is told, when it is known what became of its transaction. Lines that were
   shown before are only counted then.
-* What a failed transaction carried is due again, and so is what was shown without one (catchup.py).
+* What a failed transaction carried is due again, and so is what was shown without one (catchup.py). A group is not
+  stored before what is due.
+* Where nobody follows a channel, the rings hold nothing of it that is stored.
 """
 
 import time
@@ -152,9 +154,13 @@ class Writes:
                 page.stored += count
             else:
                 page.memory += count
-            if not channel.removed:
-                for batch in batches:
-                    channel.append(batch)
+            if channel.removed:
+                continue
+            if stored and not channel.followers:  # a reader finds them, and all before them, in the spool
+                channel.pass_over(batches[-1].end)
+                continue
+            for batch in batches:
+                channel.append(batch)
 
     def settle(self, group: Group, outcome: Outcome) -> None:
         """Tell who waits, and the input window, also for requests whose client is gone."""

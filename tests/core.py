@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from logplex.batch import Line
+from logplex.batch import Batch, Line
 from logplex.channel import Channel, Channels, History, NoHistory
 from logplex.commit import Committer
 from logplex.dedupe import Window
@@ -40,12 +40,20 @@ class FakeTokens:
         return token in self.drain_tokens
 
 
+class Reader:
+    """Somebody follows: so a ring holds what is stored, too."""
+
+    def notify(self, batch: Batch) -> None:
+        """It looks for itself."""
+
+
 class Core:
     """Everything between an input and a reader, with `durability none` unless a spool is given."""
 
     def __init__(self, *, spool: Spool | None = None, history: History | None = None) -> None:
         self.tokens = FakeTokens()
         self.channels = Channels(history or NoHistory(), ring_lines=1_000_000, ring_bytes=1 << 30, rings_bytes=1 << 30)
+        self.channels.on_new = lambda channel: channel.follow(Reader())
         self.committer = Committer(spool, group_seconds=0.02, timeout_seconds=3, max_uncommitted_bytes=64 << 20)
         self.ledger = Ledger()
         self.window = Window(300, 1000)

@@ -159,6 +159,9 @@ async def test_readers_are_behind_from_a_reading_of_the_spool_on_for_a_moment(mo
     await channel.read(channel.ring_oldest, 1000)
     assert not channels.readers_behind
     await channel.read(0, 1000)
+    assert not channels.readers_behind, "nobody follows"
+    channel.follow(Follower())
+    await channel.read(0, 1000)
     assert channels.readers_behind
     now[0] += BEHIND_SECONDS
     assert not channels.readers_behind

@@ -278,6 +278,43 @@ async def test_a_failing_store_means_lines_from_memory_and_healing_writes_them(
     assert scene.balances()
 
 
+class Follower:
+    """Somebody who follows a channel."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def notify(self, batch: Batch) -> None:
+        self.heard += range(batch.first, batch.end)
+
+
+async def test_what_nobody_follows_is_left_to_the_spool(scene: Scene, autojump_clock: MockClock) -> None:
+    channel, follower = scene.channel, Follower()
+    await scene.write()
+    assert (channel.head, channel.ring_oldest, channel.ring_bytes) == (1, 1, 0)
+    assert channel.recent(0, 1000) is None
+    channel.follow(follower)
+    await scene.write()
+    await scene.write()
+    assert follower.heard == [1, 2]
+    assert [batch.first for batch in channel.recent(1, 1000) or []] == [1, 2]
+    channel.unfollow(follower)
+    await scene.write()
+    assert (channel.head, channel.ring_oldest, channel.ring_bytes) == (4, 4, 0)
+    assert scene.store.positions(channel) == [0, 1, 2, 3]
+
+
+async def test_what_the_spool_lacks_is_held_though_nobody_follows(scene: Scene, autojump_clock: MockClock) -> None:
+    await scene.write()
+    scene.store.error = StoreError("disk I/O error")
+    await scene.write()
+    assert [batch.first for batch in scene.channel.recent(1, 1000) or []] == [1]
+    scene.store.error = None
+    await scene.healed()
+    await scene.write()
+    assert (scene.channel.head, scene.channel.ring_bytes) == (3, 0)
+
+
 async def test_a_commit_that_hangs_degrades_after_the_timeout_and_its_lines_are_written_once(
     scene: Scene, autojump_clock: MockClock
 ) -> None:
@@ -389,7 +426,7 @@ async def test_who_waits_too_long_for_a_refusing_store_is_told_that_it_is_held(
         assert outcome is Outcome.HELD
     store.error = None
     assert await core.router.take_body(body, EVERYONE, expected=1, request_id="f1") is Outcome.DONE
-    assert len(core.lines(1)) == 1, "the retry was recognised though the first try was never answered"
+    assert store.positions(core.channel(1)) == [0], "the retry was recognised though the first try was never answered"
     assert core.balanced()
 
 

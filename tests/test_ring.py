@@ -80,6 +80,27 @@ def test_the_bound_in_bytes_holds_but_for_the_newest_batch(counts: list[int], ma
         assert ring.bytes <= max(max_bytes, new.size)
 
 
+@given(steps=st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=20), max_lines=st.integers(1, 20))
+def test_what_was_passed_over_is_behind_it_and_the_rest_goes_on_at_the_head(
+    steps: list[tuple[int, bool]], max_lines: int
+) -> None:
+    ring = Ring(3, max_lines=max_lines, max_bytes=1 << 20)
+    since = 3
+    for count, passed in steps:
+        head = ring.head + count
+        if passed:
+            ring.pass_over(head)
+            since = head
+            assert (ring.oldest, ring.bytes) == (head, 0)
+        else:
+            ring.append(batch(ring.head, count))
+        assert ring.head == head
+        assert ring.oldest >= since
+        assert positions(ring.since(ring.oldest, 1 << 30) or []) == list(range(ring.oldest, head))
+        assert ring.since(since - 1, 1 << 30) is None
+        assert positions(ring.before(head, 1 << 30)) == list(range(ring.oldest, head))
+
+
 def test_what_is_given_back_leaves_the_head() -> None:
     ring = Ring(5, max_lines=10, max_bytes=1000)
     ring.append(batch(5, 3))
