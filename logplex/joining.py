@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .batch import Batch, Form
 
 MAX_BATCH_BYTES = 96 * 1024  # a delivery's usual size: a batch that fits is never cut
-SMALL_LINES = 9  # that fit into a batch whatever their length
+FEW_LINES = 64  # that usually fit into a batch
 SAMPLE_LINES = 256  # of the first batch of a channel: how many lines fit into the next ones follows from it
 
 
@@ -47,9 +47,10 @@ def from_lines(lines: list[str], first: int, at: int, form: Form, *, tails_only:
 
     Joined piece by piece: a piece stays in the processor's cache, all lines of a busy channel would not.
     """
-    if len(lines) <= SMALL_LINES:
+    if len(lines) <= FEW_LINES:
         data = "".join(lines).encode("latin-1")
-        return [Batch(first, len(lines), at, form, data, tails_only=tails_only)] if lines else []
+        if len(data) <= MAX_BATCH_BYTES:
+            return [Batch(first, len(lines), at, form, data, tails_only=tails_only)] if lines else []
     batches = []
     start = 0
     step = SAMPLE_LINES

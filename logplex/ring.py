@@ -86,8 +86,9 @@ class Ring:
 
     def pass_over(self, end: int) -> None:
         """Lines up to `end` are not held here; what was held before them is given back."""
-        self.head = end
-        self.clear()
+        self.head = self.oldest = end
+        if self.bytes:
+            self.clear()
 
     def clear(self) -> int:
         """Give all lines back; `head` stays. Returns the number of bytes that were held."""
