@@ -33,7 +33,7 @@ class Work:
     @property
     def bytes(self) -> int:
         """Bytes of all batches."""
-        return sum(batch.size for _, batch in self.batches)
+        return sum([len(batch.data) for _, batch in self.batches])
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class CatchUp:
     def stored(self, work: Work) -> None:
         """The transaction was committed: its lines are no longer due."""
         positions = self.positions
-        for channel, batch in work.batches:
+        for channel, batch in work.batches if positions else ():
             if positions.get(channel, batch.end) < batch.end:
                 positions[channel] = batch.end
 

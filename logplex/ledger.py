@@ -45,7 +45,7 @@ class Page:
             self.own,
             self.stored + written + healed,
             self.memory - healed,
-            dict(self.dropped),
+            dict(self.dropped) if self.dropped else {},
             self.shipper_dropped,
             self.shipper_lost,
             self.writing - written,

@@ -14,7 +14,7 @@ Rules (a Hypothesis state machine in tests/store/test_spool_model.py; power loss
 
 import errno
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ import trio
 
 from ..batch import Batch
 from ..catchup import Work
-from ..channel import Place, channel_epoch
+from ..channel import Channel, Place, channel_epoch
 from ..errors import StoreError
 from ..joining import MAX_BATCH_BYTES
 from ..ledger import Page, closed_page
@@ -40,6 +40,9 @@ from .writer import Writer
 log = structlog.get_logger()
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+_pack = msgpack.Packer().pack  # in the event loop's thread only; `packb` makes one anew each time
 
 
 async def _all_is_written(_channel_id: int, _end: int) -> None:
@@ -111,7 +114,7 @@ class Spool:
             self._totals.update(totals)
             self.written.update(totals)
             self.checkpoints.wrote_beside(work.bytes)
-            self.removed += [channel.id for channel in {channel for channel, _ in work.batches} if channel.removed]
+            self.removed += {channel.id for channel, _ in work.batches if channel.removed}
             arrived(None)
             if self._writer.is_due:
                 self.thread.submit(self._writer.settle, self._took_in)
@@ -222,36 +225,31 @@ class Spool:
 
     def _rows(self, work: Work) -> tuple[Rows, dict[int, int]]:
         """The work as rows, and the bytes ever written of the channels in it once it is committed."""
-        batches = [
-            (place, channel, batch) for place, (channel, batch) in enumerate(work.batches) if not channel.removed
-        ]
-        healed: dict[int, int] = {}
-        written: dict[int, int] = {}
-        last: dict[int, Batch] = {}
-        for place, channel, batch in batches:
-            counts = healed if place < work.healed else written
-            counts[channel.id] = counts.get(channel.id, 0) + batch.count
-            last[channel.id] = batch
+        healed, written = _counts(work.batches[: work.healed]), _counts(work.batches[work.healed :])
+        last = dict(work.batches)
         lines = []
         totals: dict[int, int] = {}
-        for _, channel, batch in batches:
+        row_id = self.next_id
+        for channel, batch in work.batches:
+            if channel.removed:
+                continue
             number = channel.id
             total = totals[number] = totals.get(number, self._totals.get(number, 0)) + len(batch.data)
             page = None
-            if last[number] is batch:
-                row = channel.page.to_row(written=written.get(number, 0), healed=healed.get(number, 0))
-                page = msgpack.packb(row)
-            lines.append(as_line(self.next_id, number, batch, total, page))
-            self.next_id += 1
-        if len(lines) > len(last):  # channels have several batches: of groups that were shown one by one
+            if last[channel] is batch:
+                page = _pack(channel.page.to_row(written=written.get(channel, 0), healed=healed.get(channel, 0)))
+            lines.append(as_line(row_id, number, batch, total, page))
+            row_id += 1
+        self.next_id = row_id
+        if len(lines) > len(totals):  # channels have several batches: of groups that were shown one by one
             lines = joined(lines, MAX_BATCH_BYTES)
         return Rows(lines, self._place_rows(work, last), *self._state_rows(work)), totals
 
-    def _place_rows(self, work: Work, written: dict[int, Batch]) -> list[tuple[int, int, int, int, bytes]]:
+    def _place_rows(self, work: Work, written: Container[Channel]) -> list[tuple[int, int, int, int, bytes]]:
         return [
-            (channel.id, self.next_id - 1, channel.head, self._totals.get(channel.id, 0), msgpack.packb(page))
+            (channel.id, self.next_id - 1, channel.head, self._totals.get(channel.id, 0), _pack(page))
             for channel in work.pages
-            if channel.id not in written and not channel.removed
+            if channel not in written and not channel.removed
             for page in [channel.page.to_row()]
         ]
 
@@ -275,6 +273,14 @@ class Spool:
         if is_full(error) and self.reserve.give_up():
             log.error("disk_full", given_up=str(self.reserve.path))
             checkpoint(connection)
+
+
+def _counts(batches: Iterable[tuple[Channel, Batch]]) -> dict[Channel, int]:
+    """Lines by channel."""
+    counts: dict[Channel, int] = {}
+    for channel, batch in batches:
+        counts[channel] = counts.get(channel, 0) + batch.count
+    return counts
 
 
 def _store_error(result: outcome.Outcome[Any]) -> StoreError | None:
