@@ -2,8 +2,8 @@
 
 Rules:
 
-* What a plain drain gets are the channel's own batches, rendered once for all its drains. Far behind the head, where
-  no other drain is, they are forgotten again.
+* What a plain drain gets are the channel's own batches, rendered once for all its drains near the head. Far
+  behind it they would only fill the memory, and are forgotten again.
 * What is in the ring is composed at once; the spool, options and compression wait, and give others their turn.
 * A batch that was cut before carries the same positions again (sizes.py).
 * A loss is told in the first frame of the next request (L10), unless the receiver refused just that.
@@ -26,7 +26,7 @@ from .spec import Format
 class Composer:
     """Makes the requests of one delivery; `replay` tells those of its replays apart."""
 
-    __slots__ = ("_delivery", "_envelope", "_fixed_head", "_render", "_replay", "_sizes", "_token")
+    __slots__ = ("_delivery", "_envelope", "_fixed_head", "_render", "_replay", "_sizes", "_token", "is_document")
 
     def __init__(self, delivery: Delivery, sizes: Sizes, *, replay: int) -> None:
         spec, channel, version = delivery.spec, delivery.channel, delivery.site.version
@@ -36,17 +36,19 @@ class Composer:
         self._token = spec.token.encode()
         self._fixed_head = fixed_head(spec, version)
         self._render = renderer(spec, channel.name)
-        is_document = spec.options.format is Format.OTLP
-        self._envelope = otlp.envelope(channel.name, version) if is_document else None
+        self.is_document = spec.options.format is Format.OTLP
+        self._envelope = otlp.envelope(channel.name, version) if self.is_document else None
 
     def head(self, request: Request) -> bytes:
         """What goes before the body of a request."""
         return head(self._fixed_head, request, self._token, self._delivery.state.epoch, self._replay)
 
-    def compose(self, batches: Sequence[Batch]) -> Request:
-        """As much as a request carries of batches of the ring, that begin at the cursor, for a plain drain."""
-        request = compose(batches, self._sizes.target)
-        self._forget_rendered(batches)
+    def compose(self, batches: Sequence[Batch], target: int) -> Request:
+        """For a plain drain: what fits `target` bytes of batches that begin at the cursor."""
+        request = compose(batches, target)
+        if batches[-1].end < self._delivery.channel.head:
+            for batch in batches:
+                batch.forget_rendered()
         self._add_loss(request)
         return request
 
@@ -67,12 +69,11 @@ class Composer:
             for batch in batches[:-1]:
                 if batch.http() is not batch.data:  # it took time, and is remembered: `compose` finds it rendered
                     await trio.lowlevel.checkpoint()
-            request = compose(batches, target)
-            self._forget_rendered(batches)
+            request = self.compose(batches, target)
         else:
             request = await compose_lines(batches, target, delivery.spec, self._render)
-        if request.lines:
             self._add_loss(request)
+        if request.lines:
             if self._envelope is not None:
                 enclose(request, self._envelope)
             if options.compress:
@@ -92,12 +93,6 @@ class Composer:
                 break
             batches = batches + more
         return batches
-
-    def _forget_rendered(self, batches: Sequence[Batch]) -> None:
-        """Drains near the head share what is rendered; far behind it would only fill the memory."""
-        if batches[-1].end < self._delivery.channel.head:
-            for batch in batches:
-                batch.forget_rendered()
 
     def _add_loss(self, request: Request) -> None:
         untold = self._delivery.state.untold

@@ -35,7 +35,7 @@ from .link import Link
 from .request import Request
 from .site import Site
 from .sizes import Sizes
-from .spec import DrainSpec, Format
+from .spec import DrainSpec
 from .state import DrainState
 from .status import Failure
 from .unsent import Unsent
@@ -62,7 +62,6 @@ class HttpDelivery(Delivery):
         replay: int = 0,
     ) -> None:
         super().__init__(spec, channel, state, site, until=until)
-        self._counts_rejected = spec.options.format is Format.OTLP
         self._inline = spec.options.plain and not spec.options.linger_seconds and until is None
         chosen = spec.options.batch_bytes
         self._sizes = Sizes(state, chosen or site.limits.batch_bytes, chosen or site.limits.max_batch_bytes)
@@ -125,7 +124,7 @@ class HttpDelivery(Delivery):
             self.fail_with(exc)
 
     async def converse(self, link: Link) -> None:
-        self._answer = Answer(self.site.limits.answer_bytes, keeps=self._counts_rejected)
+        self._answer = Answer(self.site.limits.answer_bytes, keeps=self._composer.is_document)
         self._life_end = self.connected_at + self.site.limits.life_seconds
         while True:
             await self.go_on()
@@ -205,7 +204,7 @@ class HttpDelivery(Delivery):
         if not answer.complete and (answer.reusable or answer.speaking):
             return
         self._request = None
-        if self._counts_rejected:
+        if self._composer.is_document:
             self._count_rejected(request, answer)
         if not answer.reusable or not self._inline or self._used_at >= self._life_end:
             self.wake()
@@ -223,7 +222,7 @@ class HttpDelivery(Delivery):
         answer.reusable = False
         request = self._request
         if request is None or (answer.known and request.first != self.state.cursor):
-            if request is not None and self._counts_rejected:
+            if request is not None and self._composer.is_document:
                 self._count_rejected(request, answer)
             self._request = None
         elif answer.known and not 200 <= answer.status < 300:
@@ -252,7 +251,7 @@ class HttpDelivery(Delivery):
             return False
         if not self.site.rendered.fits(self.channel.id, self._sizes.target):
             return False
-        request = self._composer.compose(batches)
+        request = self._composer.compose(batches, self._sizes.target)
         if not request.lines:
             return False
         self._post(request, link)

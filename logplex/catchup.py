@@ -102,7 +102,9 @@ class CatchUp:
     def stored(self, work: Work) -> None:
         """The transaction was committed: its lines are no longer due."""
         positions = self.positions
-        for channel, batch in work.batches if positions else ():
+        if not positions:
+            return
+        for channel, batch in work.batches:
             if positions.get(channel, batch.end) < batch.end:
                 positions[channel] = batch.end
 

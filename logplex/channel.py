@@ -174,10 +174,9 @@ class Channel:
 
     def pass_over(self, end: int) -> None:
         """Lines up to `end` are committed, the spool has them, and nobody follows: they are not held in memory."""
-        held = self._ring.bytes
-        self._ring.pass_over(end)
-        if held:
-            self._budget.changed(self, -held)
+        freed = self._ring.pass_over(end)
+        if freed:
+            self._budget.changed(self, -freed)
 
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of every batch from now on."""

@@ -75,7 +75,7 @@ class Group:
         self.touched: set[Channel] = set()  # channels whose page changed though they may get no line
         self.outcome: Outcome | None = None
         self._lists = Lists()
-        self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in `_lines`
+        self._pieces: dict[Channel, list[Piece]] = {}  # joined lines, before those in the lists
         self._compact_at = COMPACT_BYTES
         self._filled = 0  # channels that had lines when it was sealed
         self._odd: dict[Channel, dict[int, bool]] = {}  # index → tails only

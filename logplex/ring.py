@@ -84,11 +84,10 @@ class Ring:
         found.reverse()
         return found
 
-    def pass_over(self, end: int) -> None:
-        """Lines up to `end` are not held here; what was held before them is given back."""
+    def pass_over(self, end: int) -> int:
+        """Lines up to `end` are not held here, nor what was before them: as `clear`, with the head at `end`."""
         self.head = self.oldest = end
-        if self.bytes:
-            self.clear()
+        return self.clear() if self.bytes else 0
 
     def clear(self) -> int:
         """Give all lines back; `head` stays. Returns the number of bytes that were held."""

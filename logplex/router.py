@@ -44,7 +44,7 @@ class Router:
         self._committer.current.known.clear()
 
     def flush(self) -> None:
-        """Let the group go: nothing more is readable for the moment, or there is `more` than a turn allows to take."""
+        """Let the group go: nothing more is readable for the moment, or there is more than a turn allows to take."""
         self._committer.flush()
 
     @property

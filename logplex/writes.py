@@ -158,9 +158,9 @@ class Writes:
                 continue
             if stored and not channel.followers:  # a reader finds them, and all before them, in the spool
                 channel.pass_over(batches[-1].end)
-                continue
-            for batch in batches:
-                channel.append(batch)
+            else:
+                for batch in batches:
+                    channel.append(batch)
 
     def settle(self, group: Group, outcome: Outcome) -> None:
         """Tell who waits, and the input window, also for requests whose client is gone."""

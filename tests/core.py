@@ -40,11 +40,14 @@ class FakeTokens:
         return token in self.drain_tokens
 
 
-class Reader:
-    """Somebody follows: so a ring holds what is stored, too."""
+class Follower:
+    """Somebody who follows a channel, so that its ring holds what is stored, too: hears of positions."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
 
     def notify(self, batch: Batch) -> None:
-        """It looks for itself."""
+        self.heard += range(batch.first, batch.end)
 
 
 class Core:
@@ -53,7 +56,7 @@ class Core:
     def __init__(self, *, spool: Spool | None = None, history: History | None = None) -> None:
         self.tokens = FakeTokens()
         self.channels = Channels(history or NoHistory(), ring_lines=1_000_000, ring_bytes=1 << 30, rings_bytes=1 << 30)
-        self.channels.on_new = lambda channel: channel.follow(Reader())
+        self.channels.on_new = lambda channel: channel.follow(Follower())
         self.committer = Committer(spool, group_seconds=0.02, timeout_seconds=3, max_uncommitted_bytes=64 << 20)
         self.ledger = Ledger()
         self.window = Window(300, 1000)

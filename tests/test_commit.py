@@ -16,7 +16,7 @@ from logplex.idle import Idle
 from logplex.poller import CallSoon
 from logplex.trouble import INLINE_BYTES, NOTE_SECONDS, RETRY_SECONDS
 
-from .core import EVERYONE, Core
+from .core import EVERYONE, Core, Follower
 
 TIMEOUT = 3.0
 
@@ -276,16 +276,6 @@ async def test_a_failing_store_means_lines_from_memory_and_healing_writes_them(
     assert (scene.channel.page.stored, scene.channel.page.memory) == (3, 0)
     assert await scene.write(b"after") is Outcome.DONE
     assert scene.balances()
-
-
-class Follower:
-    """Somebody who follows a channel."""
-
-    def __init__(self) -> None:
-        self.heard: list[int] = []
-
-    def notify(self, batch: Batch) -> None:
-        self.heard += range(batch.first, batch.end)
 
 
 async def test_what_nobody_follows_is_left_to_the_spool(scene: Scene, autojump_clock: MockClock) -> None:

@@ -40,9 +40,7 @@ from .writer import Writer
 log = structlog.get_logger()
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-_pack = msgpack.Packer().pack  # in the event loop's thread only; `packb` makes one anew each time
+_pack = msgpack.Packer().pack  # in the event loop's thread only; msgpack.packb makes one anew each time
 
 
 async def _all_is_written(_channel_id: int, _end: int) -> None:
@@ -255,13 +253,13 @@ class Spool:
 
     def _state_rows(self, work: Work) -> tuple[list[tuple[int, int, bytes]], list[int], bytes]:
         gone = [page.drain_id for page in work.closed if page.drain_id is not None]
-        state = [(int(tables.Kind.META), int(tables.Meta.NODE), msgpack.packb(work.node))]
+        state = [(int(tables.Kind.META), int(tables.Meta.NODE), _pack(work.node))]
         state += [
-            (int(tables.Kind.CURSOR), drain_id, msgpack.packb(row))
+            (int(tables.Kind.CURSOR), drain_id, _pack(row))
             for drain_id, row in work.cursors.items()
             if drain_id not in gone
         ]
-        state += [(int(tables.Kind.CLOSED), page.number, msgpack.packb(page.row)) for page in work.closed]
+        state += [(int(tables.Kind.CLOSED), page.number, _pack(page.row)) for page in work.closed]
         return state, gone, b"".join([digest for digest, _ in work.ids])
 
     def _help(self, connection: sqlite3.Connection, error: StoreError) -> None:
