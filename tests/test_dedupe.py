@@ -75,6 +75,14 @@ def test_leading_loss_frames_of_log_shuttle_are_no_part_of_the_body() -> None:
     assert hash_body(shuttle_frame("L14", 3) + BODY) != plain
 
 
+@pytest.mark.parametrize("at", [0, 1023, 1024, 1025, 9999])
+def test_one_byte_makes_another_body_wherever_it_is(at: int) -> None:
+    body = bytes(range(250)) * 40
+    assert hash_body(body) != hash_body(body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :])
+    assert hash_body(body) != hash_body(body[:at])
+    assert hash_body(body) != hash_body(body + body[at : at + 1])
+
+
 @pytest.mark.parametrize("cut", range(1, len(shuttle_frame("L12", 3))))
 def test_a_loss_frame_that_is_cut_off_is_part_of_the_body(cut: int) -> None:
     assert hash_body(shuttle_frame("L12", 3)[:cut]) != hash_body(b"")
