@@ -37,4 +37,4 @@ class Behind:
 
     def reaches(self, channel_id: int, end: int) -> bool:
         """Whether lines of the channel before `end` are among it."""
-        return any(channel.id == channel_id and batches[0].first < end for channel, batches in self.sealed)
+        return any(channel.id == channel_id and batch.first < end for channel, batch in self.sealed)

@@ -22,7 +22,7 @@ MAX_IDS = 100_000  # request ids of groups that were shown from memory; the wind
 class Work:
     """One transaction: numbered batches and everything that must change together with them."""
 
-    batches: list[tuple[Channel, Batch]] = field(default_factory=list)
+    batches: list[Sealed] = field(default_factory=list)
     healed: int = 0  # so many of the first batches were shown from memory before
     pages: set[Channel] = field(default_factory=set)  # to save, though there may be no line
     ids: list[tuple[bytes, float]] = field(default_factory=list)
@@ -60,8 +60,8 @@ class CatchUp:
 
     def shown(self, sealed: Iterable[Sealed]) -> None:
         """These lines are seen by readers, and not in the spool."""
-        for channel, batches in sealed:
-            self.positions.setdefault(channel, batches[0].first)
+        for channel, batch in sealed:
+            self.positions.setdefault(channel, batch.first)
 
     def moved(self, rows: Iterable[tuple[object, ...]]) -> None:
         """Drains have new states (the first field is the drain)."""
@@ -82,12 +82,12 @@ class CatchUp:
     def take(self, work: Work, max_bytes: int | None = None) -> None:
         """Put what is due before the work's own: all of it, or the first `max_bytes` of lines."""
         size = 0
-        held: list[tuple[Channel, Batch]] = []
+        held: list[Sealed] = []
         for channel in self.positions:
             for batch in self._held(channel):
                 if max_bytes is not None and size >= max_bytes:
                     break
-                held.append((channel, batch))
+                held.append(Sealed(channel, batch))
                 size += batch.size
         work.batches[:0] = held
         work.healed = len(held)

@@ -39,10 +39,10 @@ class Outcome(Enum):
 
 
 class Sealed(NamedTuple):
-    """The numbered batches of one channel in one group."""
+    """A numbered batch of a channel in a group; those of one channel follow each other."""
 
     channel: Channel
-    batches: list[Batch]
+    batch: Batch
 
 
 _sealed = tuple.__new__  # a third of the cost of Sealed(…); one for each channel
@@ -163,6 +163,7 @@ class Group:
     def seal(self, at: int) -> list[Sealed]:
         """Number all lines, received at `at` (unix ms), and render them into batches; then comes `follow`."""
         sealed: list[Sealed] = []
+        self._filled = 0
         layouts = self._lists.layouts
         for channel, lines in self._lists.lines.items():
             pieces = self._pieces.get(channel)
@@ -185,10 +186,11 @@ class Group:
             page.received += count - own
             page.own += own
             page.writing += count
-            sealed.append(_sealed(Sealed, (channel, batches)))
+            for batch in batches:
+                sealed.append(_sealed(Sealed, (channel, batch)))
+            self._filled += 1
             lines.clear()
         self._pieces = {}
-        self._filled = len(sealed)
         return sealed
 
     def follow(self) -> "Group":

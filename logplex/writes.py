@@ -90,7 +90,7 @@ class Writes:
         work = Work(node=self.node_row())
         if write is not None and write.source is not None:
             source = write.source
-            work.batches = [(channel, batch) for channel, batches in write.sealed for batch in batches]
+            work.batches = [*write.sealed]
             if source.ids:
                 wall = time.time()
                 work.ids = [first.row(wall) for first in source.ids]
@@ -146,8 +146,8 @@ class Writes:
 
     def show(self, sealed: list[Sealed], *, stored: bool) -> None:
         """Let everyone see the lines, and count them."""
-        for channel, batches in sealed:
-            count = batches[-1].end - batches[0].first
+        for channel, batch in sealed:
+            count = batch.count
             page = channel.page
             page.writing -= count
             if stored:
@@ -157,10 +157,9 @@ class Writes:
             if channel.removed:
                 continue
             if stored and not channel.followers:  # a reader finds them, and all before them, in the spool
-                channel.pass_over(batches[-1].end)
+                channel.pass_over(batch.end)
             else:
-                for batch in batches:
-                    channel.append(batch)
+                channel.append(batch)
 
     def settle(self, group: Group, outcome: Outcome) -> None:
         """Tell who waits, and the input window, also for requests whose client is gone."""

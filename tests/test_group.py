@@ -122,8 +122,8 @@ class GroupMachine(RuleBasedStateMachine):
     def seal(self) -> None:
         before = {number: channel.page.received + channel.page.own for number, channel in self.channels.items()}
         found: dict[int, list[Batch]] = {}
-        for channel, batches in self.group.seal(1234):
-            found[channel.id] = batches
+        for channel, batch in self.group.seal(1234):
+            found.setdefault(channel.id, []).append(batch)
         assert set(found) == {number for number, lines in self.model.items() if lines}
         for number, batches in found.items():
             channel = self.channels[number]
@@ -210,8 +210,7 @@ def test_a_busy_channel_s_lines_come_in_batches_that_a_delivery_takes_whole() ->
         form, found = group.open(channel)
         for number in range(5000):
             found.append(rendered(form, f"{number:05} " + "x" * 100))
-        [sealed] = group.seal(0)
-        return sealed.batches
+        return [sealed.batch for sealed in group.seal(0)]
 
     found = trio.run(batches)
     assert sum(batch.count for batch in found) == 5000
