@@ -54,13 +54,16 @@ def _rows(connection: sqlite3.Connection, number: int) -> list[tuple[int, Spot]]
 
 
 def _move(connection: sqlite3.Connection, segments: Segments, rows: list[tuple[int, Spot]], data: list[bytes]) -> None:
-    spots = segments.write(data, keep=True)
-    ids = [row_id for row_id, _ in rows]
+    number, start = segments.write(data, keep=True)
+    moved = []
+    for (row_id, _), each in zip(rows, data, strict=True):
+        moved.append((row_id, number, start, len(each)))
+        start += len(each)
     with Transaction(connection):
         connection.executemany(
             "UPDATE lines SET segment = ?, start = ? WHERE id = ?",
-            [(spot.segment, spot.start, row_id) for row_id, spot in zip(ids, spots, strict=True)],
+            [(segment, start, row_id) for row_id, segment, start, _ in moved],
         )
-        segments.record(connection, zip(ids, spots, strict=True))
+        segments.record(connection, moved)
         segments.forgot(connection, [(spot.segment, spot.size) for _, spot in rows])
     segments.committed(keep=True)

@@ -48,16 +48,20 @@ def joined(lines: list[Line], most: int) -> list[Line]:
 
     Those with a sender's own text for a time stay: it may have to be replaced by the time at which they came.
     """
-    found: list[Line] = []
+    found = [line for line in lines if line[11] is None]
+    if len(found) == len(lines):
+        return found
     runs: dict[int, _Run] = {}  # by channel
     for line in lines:
+        data = line[11]
+        if data is None:
+            continue
         run = runs.get(line[1])
         if run is not None:
-            if run.takes(line, most):
+            if run.takes(line, data, most):
                 continue
             found.append(run.line())
-        data = line[11]
-        if data is None or (line[5] & ~TAILS_ONLY) == Form.RAW:
+        if (line[5] & ~TAILS_ONLY) == Form.RAW:
             runs.pop(line[1], None)
             found.append(line)
         else:
@@ -80,10 +84,9 @@ class _Run:
         self._parts = [data]
         self._size = line[10]
 
-    def takes(self, line: Line, most: int) -> bool:
+    def takes(self, line: Line, data: bytes, most: int) -> bool:
         """Add a batch, if it goes on where the others end and is like them."""
-        data = line[11]
-        if data is None or line[2] != self._end or line[5] != self._form or self._size + line[10] > most:
+        if line[2] != self._end or line[5] != self._form or self._size + line[10] > most:
             return False
         if self._host and host_of(data) != self._host:
             return False

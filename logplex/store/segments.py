@@ -21,6 +21,8 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby
+from operator import add, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,10 +138,11 @@ class Segments:
         """The file of a segment."""
         return self.folder / _name(number)
 
-    def write(self, data: list[bytes], *, keep: bool = False) -> list[Spot]:
-        """Write batches behind each other; they count once `committed` was called, and are written over if it was not.
+    def write(self, data: list[bytes], *, keep: bool = False) -> tuple[int, int]:
+        """Write batches behind each other; in which segment, and where they start.
 
-        Raises OSError; ENOSPC also where all segments would have more than they may.
+        They count once `committed` was called, and are written over if it was not. Raises OSError; ENOSPC also where
+        all segments would have more than they may.
         """
         opened = self._kept if keep else self._new
         size = sum(map(len, data))
@@ -150,16 +153,11 @@ class Segments:
             opened.begin(self.path(number), number)
             if self._fsync or keep:
                 disk.sync(self.folder)
-        spots = []
-        at = opened.end
-        for each in data:
-            spots.append(Spot(opened.number, at, len(each)))
-            at += len(each)
         disk.write_all(opened.descriptor, data, opened.end)
         if self._fsync or keep:
             os.fdatasync(opened.descriptor)
         opened.written = size
-        return spots
+        return opened.number, opened.end
 
     def committed(self, *, keep: bool = False) -> None:
         """What was written is to stay: the journal has its record, or a transaction its rows."""
@@ -171,15 +169,12 @@ class Segments:
             self.unsynced.add(opened.number)
             self._oldest_unrecorded = min(self._oldest_unrecorded, opened.number)
 
-    def record(self, connection: sqlite3.Connection, rows: Iterable[tuple[int, Spot]]) -> None:
-        """Within the transaction that inserts rows: the id of each, and where its batch lies."""
-        found: dict[int, tuple[int, int, int, int]] = {}  # bytes, live, first and last row
-        for row_id, (number, start, size) in rows:
-            end, live, first_id, last_id = found.get(number, (0, 0, row_id, row_id))
-            end = max(end, start + size)
-            found[number] = (end, live + size, min(first_id, row_id), max(last_id, row_id))
-        for number, record in found.items():
-            connection.execute(_RECORD, (number, *record))
+    def record(self, connection: sqlite3.Connection, rows: Iterable[tuple[int, int, int, int]]) -> None:
+        """Within the transaction that inserts rows: their ids, segments, starts and sizes."""
+        for number, found in groupby(rows, itemgetter(1)):
+            ids, _, starts, sizes = zip(*found, strict=True)
+            end = max(map(add, starts, sizes))
+            connection.execute(_RECORD, (number, end, sum(sizes), min(ids), max(ids)))
 
     def recorded(self, last_id: int) -> None:
         """The tables have all that was committed, up to this row."""

@@ -17,6 +17,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ import msgpack
 
 from . import segments as files
 from .rows import Record, joined
-from .segments import Segments, Spot
+from .segments import Segments
 
 PAGE_BYTES = 4096
 VERSION = 3  # of the tables; 1 had every batch in its row, 2 no journal
@@ -182,7 +183,7 @@ def take_in(connection: sqlite3.Connection, segments: Segments, records: Sequenc
     places = {place[0]: place for record in records for place in record.places}
     with Transaction(connection):
         _insert(connection, _INSERT, _LINE, lines)
-        segments.record(connection, [(line[0], Spot(*line[8:11])) for line in lines if line[11] is None])
+        segments.record(connection, ((line[0], *line[8:11]) for line in lines if line[11] is None))
         if forgotten:
             connection.executemany("DELETE FROM state WHERE kind = ? AND number = ?", list(forgotten))
         _insert(connection, _SAVE, _VALUE, [(*key, value) for key, value in state.items()])
@@ -265,7 +266,7 @@ def _insert(connection: sqlite3.Connection, statement: str, row: str, rows: list
         count = _AT_ONCE if len(rows) - start >= _AT_ONCE else min(len(rows) - start, 4)
         part = rows[start : start + count]
         start += count
-        connection.execute(statement + ",".join([row] * count), [value for each in part for value in each])
+        connection.execute(statement + ",".join([row] * count), list(chain.from_iterable(part)))
 
 
 def _meta(connection: sqlite3.Connection, number: Meta) -> bytes | None:

@@ -10,7 +10,7 @@ Rules (a Hypothesis state machine in tests/store/test_spool_model.py; tests/stor
   on top of a disk that takes no more.
 * After a crash the journal's records are taken in before anything else happens.
 
-All of it runs in the thread that writes, but `is_due`, `lags_for` and `late`, which anyone may ask.
+All of it runs in the thread that writes, but `is_due`, `lags_for` and `late`, which one other thread may ask.
 """
 
 import sqlite3
@@ -30,16 +30,41 @@ ROUND_BYTES = 16 * 1024 * 1024
 ROUND_ROWS = 50_000
 
 
+class _Round:
+    """What was committed and the tables do not have: the thread that writes adds, another one looks."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.rows = 0
+        self.began = 0.0  # monotonic; when it got its first record
+        self._by_channel: dict[int, list[Line]] = {}
+        self._seen = 0  # records that are in it
+
+    def add(self, record: Record) -> None:
+        if not self.records:
+            self.began = time.monotonic()
+        self.rows += len(record.lines)
+        self.records.append(record)
+
+    def by_channel(self) -> dict[int, list[Line]]:
+        """The rows of each channel in it, in their order; sorted out when somebody asks, which is seldom."""
+        found = self._by_channel
+        for record in self.records[self._seen :]:
+            self._seen += 1
+            for line in record.lines:
+                found.setdefault(line[1], []).append(line)
+            for place in record.places:
+                found.setdefault(place[0], [])
+        return found
+
+
 class Writer:
     """The journal, the segments and the tables of one spool; `open` comes first."""
 
     def __init__(self, segments: Segments, journal: Journal) -> None:
         self.segments = segments
         self.journal = journal
-        self._round: list[Record] = []
-        self._rows = 0
-        self._began = 0.0  # monotonic; when the round got its first record
-        self._late: dict[int, list[Line]] = {}  # by channel
+        self._round = _Round()
         self._failed = False
 
     def open(self, connection: sqlite3.Connection) -> None:
@@ -57,7 +82,7 @@ class Writer:
             tables.note_round(connection, key)
         self.journal.begin(key)
         for payload in self.journal.payloads():
-            self._add(_unpacked(payload))
+            self._round.add(_unpacked(payload))
         self.settle(connection)
 
     def close(self) -> None:
@@ -79,62 +104,58 @@ class Writer:
             raise
         if record.lines is not rows.lines:
             self.segments.committed()
-        self._add(record)
+        self._round.add(record)
         return taken_in
 
     def settle(self, connection: sqlite3.Connection) -> int:
         """Have the tables take in all that was committed; how many rows that made. Raises sqlite3.Error."""
         self._failed = False
-        if not self._round:
+        records = self._round.records
+        if not records:
             return 0
         key = journals.new_key()
         try:
-            count = tables.take_in(connection, self.segments, self._round, key)
+            count = tables.take_in(connection, self.segments, records, key)
         except BaseException:
             self._failed = True
             raise
         self.journal.begin(key)
-        self._round = []
-        self._rows = 0
-        self._late = {}
+        self._round = _Round()
         return count
 
     @property
     def is_due(self) -> bool:
         """Whether the tables should take in the round now."""
-        if not self._round:
+        taken = self._round
+        if not taken.records:
             return False
-        old = time.monotonic() - self._began > ROUND_SECONDS
-        return old or self.journal.end > ROUND_BYTES or self._rows > ROUND_ROWS
+        old = time.monotonic() - taken.began > ROUND_SECONDS
+        return old or self.journal.end > ROUND_BYTES or taken.rows > ROUND_ROWS
 
     def lags_for(self, channels: Iterable[int]) -> bool:
         """Whether the tables lack something of one of these channels."""
-        late = self._late
+        late = self._round.by_channel()
         return any(channel_id in late for channel_id in channels)
 
     def late(self, channel_id: int) -> list[Line]:
         """What the tables lack of a channel's lines, in their order."""
-        return list(self._late.get(channel_id, ()))
+        return list(self._round.by_channel().get(channel_id, ()))
 
     def _stored(self, rows: Rows) -> Record:
         """The group with its larger batches in a segment."""
         lines = rows.lines
         large = [line[11] for line in lines if line[10] > INLINE_BYTES and line[11] is not None]
         if large:
-            spots = iter(self.segments.write(large))
-            lines = [line if line[10] <= INLINE_BYTES else (*line[:8], *next(spots), None) for line in lines]
+            number, start = self.segments.write(large)
+            lines = []
+            for line in rows.lines:
+                size = line[10]
+                if size > INLINE_BYTES:
+                    lines.append((*line[:8], number, start, size, None))
+                    start += size
+                else:
+                    lines.append(line)
         return Record(lines, rows.places, rows.state, rows.forgotten, rows.ids, time.time())
-
-    def _add(self, record: Record) -> None:
-        if not self._round:
-            self._began = time.monotonic()
-        self._round.append(record)
-        self._rows += len(record.lines)
-        late = self._late
-        for line in record.lines:
-            late.setdefault(line[1], []).append(line)
-        for place in record.places:
-            late.setdefault(place[0], [])
 
 
 def _unpacked(payload: bytes) -> Record:

@@ -216,7 +216,7 @@ class SpoolModel(RuleBasedStateMachine):
     def _late_segments(self) -> dict[int, int]:
         """Where in segments lies what the tables do not know yet."""
         late: dict[int, int] = {}
-        for record in self.node.spool._writer._round:
+        for record in self.node.spool._writer._round.records:
             for *_, segment, start, _, inline in record.lines:
                 if inline is None:
                     late.setdefault(segment, start)
@@ -273,7 +273,7 @@ class SpoolModel(RuleBasedStateMachine):
     def _saved(self, connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
         """Cursors as they were committed: those in the tables, and those in the journal."""
         found = tables.cursors(connection)
-        for record in self.node.spool._writer._round:
+        for record in self.node.spool._writer._round.records:
             found |= {
                 number: tuple(msgpack.unpackb(value))
                 for kind, number, value in record.state
