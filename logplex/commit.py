@@ -84,6 +84,11 @@ class Committer:
         return self.current.bytes + self._behind.bytes + self._committing_bytes
 
     @property
+    def is_committing(self) -> bool:
+        """Whether a group is on its way to the store."""
+        return self._committing
+
+    @property
     def degraded_since(self) -> float | None:
         """Since when (wall clock) the store does not take what it is given; None: it does."""
         return self.trouble.since

@@ -11,6 +11,8 @@ from trio.testing import MockClock
 from logplex.app.garbage import (
     GROWTH,
     GROWTH_AT_REST,
+    LATE,
+    LATEST,
     LOOKS_BETWEEN,
     YOUNG_OBJECTS,
     YOUNG_SECONDS,
@@ -85,11 +87,36 @@ async def test_a_few_young_ones_are_collected_once_a_second(
         await trio.sleep(YOUNG_SECONDS / 2)
         for count in range(1, 4):
             Knot()
-            await trio.sleep(LOOK_SECONDS - YOUNG_SECONDS)
+            await trio.sleep((LATEST - 1) * YOUNG_SECONDS)
             assert len(collections) == count - 1
             await trio.sleep(YOUNG_SECONDS)
             assert collections == [1] * count
             assert Knot.alive == 0
+
+
+async def test_while_lines_are_in_flight_the_young_wait_but_not_for_long(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    in_flight = False
+    seen: list[int] = []
+
+    async def run() -> None:
+        await collect_in_steps(
+            live=lambda: 1, young=lambda: YOUNG_OBJECTS, in_flight=lambda: in_flight, collect=seen.append
+        )
+
+    nursery.start_soon(run)
+    await trio.sleep(YOUNG_SECONDS * 2.5)
+    assert len(seen) == 2
+    in_flight = True
+    await trio.sleep(YOUNG_SECONDS * 2)
+    assert len(seen) == 2
+    in_flight = False
+    await trio.sleep(YOUNG_SECONDS)
+    assert len(seen) == 3
+    in_flight = True
+    await trio.sleep(YOUNG_SECONDS * LATE * 2)
+    assert len(seen) == 5
 
 
 @pytest.mark.parametrize(("share", "growth"), [(0.1, GROWTH_AT_REST), (0.9, GROWTH)])

@@ -8,7 +8,8 @@ rings reach again and again. Both find next to nothing: what lives here is freed
 Rules:
 
 * What was made since the last look is looked through many times a second, so that it is never much; where it is very
-  little, once a second. That finds what a request or a connection leaves behind.
+  little, once a second. That finds what a request or a connection leaves behind. While lines are on their way to the
+  store there is much that will be gone in a moment: then it waits a little.
 * A full collection comes when the server's live blocks of memory have grown by half since the last one and it has
   little to do, or when they have become three times as many. So cycles that only it finds are bounded, and a server
   that does not grow never stops.
@@ -25,7 +26,8 @@ import trio
 
 YOUNG_SECONDS = 0.1
 YOUNG_OBJECTS = 700  # less is not worth a look of its own (what Python itself takes for the youngest generation)
-LOOKS_BETWEEN = 10  # looks at the young between two counts of all blocks, which cost more
+LATE, LATEST = 4, 10  # looks after which the young are collected though lines are in flight, or though they are few
+LOOKS_BETWEEN = 50  # between two counts of all blocks, which cost milliseconds where there are many
 GROWTH_AT_REST, GROWTH = 1.5, 3.0
 REST_SHARE = 0.2  # of a processor's time, at most
 _YOUNG, _ALL = 1, 2  # generations
@@ -46,19 +48,24 @@ async def collect_in_steps(
     live: Callable[[], int] = sys.getallocatedblocks,
     spent: Callable[[], float] = time.process_time,
     young: Callable[[], int] = lambda: gc.get_count()[0],
+    in_flight: Callable[[], bool] = lambda: False,
     collect: Callable[[int], object] = gc.collect,
 ) -> None:
     """Collect the young again and again, and all when the `live` blocks have grown, until cancelled.
 
-    `spent` is the processor time so far, in seconds; `young` how many containers are new since the last collection.
+    `spent` is the processor time so far, in seconds; `young` how many containers are new since the last collection;
+    `in_flight` says whether lines are on their way to the store.
     """
     last = live()
+    looks = 0  # since the last collection
     while True:
         before = spent()
-        for looks_left in reversed(range(LOOKS_BETWEEN)):
+        for _ in range(LOOKS_BETWEEN):
             await trio.sleep(YOUNG_SECONDS)
-            if not looks_left or young() >= YOUNG_OBJECTS:
+            looks += 1
+            if looks >= LATEST or (young() >= YOUNG_OBJECTS and (looks >= LATE or not in_flight())):
                 collect(_YOUNG)
+                looks = 0
         rests = spent() - before < REST_SHARE * LOOKS_BETWEEN * YOUNG_SECONDS
         if live() >= (GROWTH_AT_REST if rests else GROWTH) * last:
             collect(_ALL)

@@ -225,7 +225,7 @@ async def _run(
     states = await _load(node, settings)
     async with trio.open_nursery() as keeping:  # the store's tasks: they end last
         keeping.start_soon(node.poller.run)
-        keeping.start_soon(collect_in_steps)
+        keeping.start_soon(lambda: collect_in_steps(in_flight=lambda: node.committer.is_committing))
         keeping.start_soon(node.registry.run)
         await keeping.start(node.committer.run)
         if node.spool is not None:
