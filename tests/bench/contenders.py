@@ -8,6 +8,7 @@
 
 import json
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -114,6 +115,16 @@ def start_syslog_ng(work: Work, folder: Path) -> Iterator[Running]:
 
 
 @contextmanager
+def start_relay(work: Work, folder: Path) -> Iterator[Running]:
+    """A relay in Python that looks at nothing (relay.py): what it takes, no server in Python can save."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.relay", str(port), str(work.port)]
+    ready = partial(peers.accepts, port)
+    with peers.running(command, log=folder / "relay.log", ready=ready, core=SERVER_CORE) as process:
+        yield Running(process.pid, port, peer_tokens(work))
+
+
+@contextmanager
 def start_nothing(work: Work, folder: Path) -> Iterator[Running]:
     """No server at all: the generator sends to the sink. What it reaches bounds what can be measured."""
     yield Running(os.getpid(), work.port, peer_tokens(work))
@@ -124,6 +135,7 @@ STARTS: dict[str, Start] = {
     "logplex": start_logplex,
     "rsyslog": start_rsyslog,
     "syslog-ng": start_syslog_ng,
+    "relay": start_relay,
     "nothing": start_nothing,
 }
 PEERS = {"rsyslog": peers.rsyslogd, "syslog-ng": peers.syslog_ng}

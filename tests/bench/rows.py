@@ -13,6 +13,7 @@ from .work import Work
 
 RSYSLOG = Job(label="rsyslog", contender="rsyslog")
 SYSLOG_NG = Job(label="syslog-ng", contender="syslog-ng")
+RELAY = Job(label="relay", contender="relay")
 OURS = Job(label="logplex")
 CPU, RATE = "cpu_seconds_per_million", "messages_per_second"
 
@@ -123,7 +124,7 @@ def _latency(rate: int) -> Case:
     commit = replace(OURS, label="commit", load=load)
     goals = tuple(Goal("none", figure, 1.0, "rsyslog") for figure in ("p50_ms", "p99_ms"))
     title = f"latency TCP to TCP at {rate} messages/s"
-    return Case(f"8-{rate}", title, (replace(RSYSLOG, load=load), none, commit), goals)
+    return Case(f"8-{rate}", title, (replace(RSYSLOG, load=load), none, commit, replace(RELAY, load=load)), goals)
 
 
 def _durability() -> Iterator[Case]:
