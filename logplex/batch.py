@@ -135,8 +135,12 @@ class Batch:
         return Batch(first, max(0, end - first), self.at, self.form, part, tails_only=self.tails_only)
 
     def forget_rendered(self) -> None:
-        """Give back what `http` and `syslog` remember; they render again when asked."""
-        self._http = None
+        """Give back what `http` and `syslog` remember; they render again when asked.
+
+        That the data is what `http` wants takes no memory to remember, and time to find out.
+        """
+        if self._http is not self.data:
+            self._http = None
         self._pieces = None
 
     def _text_is_clean(self) -> bool:
