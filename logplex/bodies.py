@@ -203,7 +203,7 @@ class Bodies:
     def _take_uniform(self, body: bytes, part: Part, expected: int | None) -> int:
         """Take a body whose lines all have one host and app; how many there are, 0 for any other body."""
         head = first_head(body) if is_worth_it(body) else None
-        route = None if head is None else part.way.route(head.middle)
+        route = None if head is None else part.way.route(head.middle.decode())
         if head is None or route is None:
             return 0
         group = part.group

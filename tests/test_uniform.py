@@ -49,6 +49,19 @@ def test_where_heads_end_as_they_are_kept_processes_may_differ(form: Form, end: 
     assert [line.text.decode() for line in batch.lines()] == TEXTS
 
 
+@pytest.mark.parametrize("most_known", [2, 10_000])
+def test_what_was_seen_before_changes_nothing(most_known: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logplex.uniform._MOST_KNOWN", most_known)
+    for round_ in range(3):
+        for number in range(100, 120):
+            good = body(*(f"{letter}{round_}" for letter in "abcdefghij" * 5), processes=(f"web.{number}",))
+            assert (batch := rendered(good, Form.SYSLOG)) is not None
+            assert {line.process for line in batch.lines()} == {f"web.{number}".encode()}
+            for odd in (good.replace(b"web.", b"web ", 1), good.replace(b" - - a", b" - -x ", 1)):
+                assert odd != good
+                assert rendered(good + odd, Form.SYSLOG) is None
+
+
 def test_a_process_much_longer_than_the_first_leaves_the_body_to_the_others() -> None:
     assert rendered(body(*TEXTS, processes=("web.1", "p" * 60)), Form.SYSLOG) is None
     assert rendered(body(*TEXTS, processes=("p" * 60, "web.1")), Form.SYSLOG) is not None
@@ -77,7 +90,7 @@ def test_a_process_much_longer_than_the_first_leaves_the_body_to_the_others() ->
 )
 def test_one_odd_line_leaves_the_body_to_the_others(odd: bytes) -> None:
     usual = body(*TEXTS[:20])
-    like = Head(f"<100>1 {TIME}".encode(), b"shuttle", APP.encode(), b"web.1", b" - - ")
+    like = Head(f"<100>1 {TIME}".encode(), f"shuttle {APP} web.1".encode(), b" - - ")
     for data in (odd + usual, usual + odd, usual + odd + usual):
         if is_worth_it(data) and first_head(data) == like:
             assert rendered(data, Form.HTTP) is None
