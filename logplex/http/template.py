@@ -15,22 +15,21 @@ from .head import Head
 MAX_BYTES = 1024  # of a head: idle connections stay small
 
 _SPECIAL = frozenset((b"transfer-encoding", b"connection", b"expect", b"upgrade"))
-_VARYING = re.compile(
-    rb"(?i:(authorization|content-length|logplex-frame-id|logplex-msg-count|x-request-id): )"
-    rb"([!-~](?:[ -~]{0,400}[!-~])?)"  # what is left of a value when the spaces around it are gone
-)
+_VARYING = re.compile(rb"(?i:(authorization|content-length|logplex-frame-id|logplex-msg-count|x-request-id): )")
+_VALUE = re.compile(rb"[!-~](?:[ -~]{0,400}[!-~])?")  # what is left of it when the spaces around it are gone
 _MAX_DIGITS = 18  # llhttp looks for an overflow beyond
 
 
 class Template:
     """The lines of a head, and what they mean."""
 
-    __slots__ = ("_head", "_headers", "_lines")
+    __slots__ = ("_head", "_headers", "_lines", "_varying")
 
     def __init__(self, data: bytes, head: Head) -> None:
         self._lines = data.split(b"\r\n")
         self._head = head
         self._headers = head.headers.copy()  # a handler may change its own
+        self._varying: dict[int, tuple[bytes, bytes]] = {}  # by line: the header's name, and what is before its value
 
     def read(self, data: bytes) -> Head | None:
         """The meaning of a whole head, with its empty line; None when it is not like this one."""
@@ -43,14 +42,24 @@ class Template:
         at = -1
         for _ in range(differs.count(True)):
             at = differs.index(True, at + 1)
-            match = _VARYING.fullmatch(lines[at])
-            if match is None or not known[at].startswith(lines[at][: match.start(2)]):
+            varying = self._varying.get(at) or self._learn(at)
+            if varying is None or not lines[at].startswith(varying[1]):
                 return None
-            name, value = match[1].lower(), match[2]
+            name, value = varying[0], lines[at][len(varying[1]) :]
+            if _VALUE.fullmatch(value) is None:
+                return None
             if name == b"content-length" and not (value.isdigit() and len(value) <= _MAX_DIGITS):
                 return None
             headers[name] = value
         return Head(before.method, before.path, before.query, headers, False)
+
+    def _learn(self, at: int) -> tuple[bytes, bytes] | None:
+        """What may vary in a line."""
+        match = _VARYING.match(self._lines[at])
+        if match is None:
+            return None
+        self._varying[at] = match[1].lower(), match[0]
+        return self._varying[at]
 
 
 def template(data: bytes, head: Head) -> Template | None:
