@@ -175,10 +175,9 @@ class Group:
             if pieces is not None:
                 batches = from_pieces(pieces, first, at, form)
                 first = batches[-1].end
-            if odd := self._odd.get(channel):
-                batches += from_mixed(lines, odd, first, at, form)
-            else:
-                batches += from_lines(lines, first, at, form)
+            if lines:
+                odd = self._odd.get(channel)
+                batches += from_mixed(lines, odd, first, at, form) if odd else from_lines(lines, first, at, form)
             count = batches[-1].end - channel.numbered
             own = self._own.get(channel, 0)
             channel.numbered += count

@@ -23,6 +23,8 @@ class Piece(NamedTuple):
 
 def from_pieces(pieces: list[Piece], first: int, at: int, form: Form) -> list[Batch]:
     """Pieces put together up to about MAX_BATCH_BYTES; one that is larger stays as it is."""
+    if len(pieces) == 1:
+        return [Batch(first, pieces[0].lines, at, form, pieces[0].data, clean=pieces[0].clean)]
     batches = []
     parts: list[bytes] = []
     count = size = 0
