@@ -186,27 +186,24 @@ class Bodies:
         if len(body) > SLICE_BYTES or not recognisable(body):
             return False
         group = self._committer.current
-        part = Part(way, group)
-        taken = self._take_uniform(body, part, expected)
+        taken = self._take_uniform(body, way, group, expected)
         if not taken:
-            known = part.known()
+            known = group.known_of(way)
             taken, rest = scan(body, known.entries, known)
             if rest or (expected is not None and taken != expected):
                 undo(body.decode("latin-1"), taken, known.entries)
                 return False
-        part.frames = part.fast = taken
         group.bytes += len(body) + 40 * taken
-        self._routing.count(part)
+        self._routing.took(taken)
         group.compact()
         return True
 
-    def _take_uniform(self, body: bytes, part: Part, expected: int | None) -> int:
+    def _take_uniform(self, body: bytes, way: Way, group: Group, expected: int | None) -> int:
         """Take a body whose lines all have one host and app; how many there are, 0 for any other body."""
         head = first_head(body) if is_worth_it(body) else None
-        route = None if head is None else part.way.route(head.middle.decode())
+        route = None if head is None else way.route(head.middle.decode())
         if head is None or route is None:
             return 0
-        group = part.group
         layout = group.open_joined(route.channel)
         if layout is None:
             return 0
