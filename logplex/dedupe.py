@@ -221,7 +221,7 @@ def hash_body(body: bytes) -> int:
     """60 bits that tell what a retry sends again from what else came under its id.
 
     Of the SHA-256 of the first lines, whose times differ already, and of a checksum of the rest: where only that
-    differs, one body in 2**32 is taken for another. The SHA-256 of all would cost three times as much.
+    differs, one body in 2**32 is taken for another. The SHA-256 of all would cost twice as much.
     """
     start = 0
     while (match := _SHUTTLE_FRAME.match(body, start)) is not None:

@@ -47,9 +47,9 @@ CREATE TABLE IF NOT EXISTS segments (
     first_id INTEGER NOT NULL, last_id INTEGER NOT NULL);
 """
 _RECORD = (
-    "INSERT INTO segments VALUES (?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET bytes = excluded.bytes, "
-    "live = live + excluded.live, first_id = min(first_id, excluded.first_id), "
-    "last_id = max(last_id, excluded.last_id)"
+    "INSERT INTO segments VALUES (?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET "
+    "bytes = max(bytes, excluded.bytes), live = live + excluded.live, "
+    "first_id = min(first_id, excluded.first_id), last_id = max(last_id, excluded.last_id)"
 )
 
 
