@@ -30,11 +30,6 @@ class Work:
     closed: list["ClosedPage"] = field(default_factory=list)
     node: dict[str, object] = field(default_factory=dict)
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of all batches."""
-        return sum([len(batch.data) for _, batch in self.batches])
-
 
 @dataclass(slots=True)
 class ClosedPage:

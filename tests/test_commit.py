@@ -354,7 +354,7 @@ async def test_much_that_is_missing_is_written_in_parts_while_groups_go_on(
         assert await scene.write(b"x" * 90_000) is Outcome.MEMORY
     scene.store.error = None
     await scene.healed()
-    sizes = [work.bytes for work in scene.store.works]
+    sizes = [sum(batch.size for _, batch in work.batches) for work in scene.store.works]
     assert max(sizes) <= INLINE_BYTES + 200_000
     assert scene.store.positions(scene.channel) == list(range(scene.channel.head))
     assert scene.balances()

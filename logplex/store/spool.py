@@ -102,6 +102,7 @@ class Spool:
     def start(self, work: Work, arrived: Callable[[StoreError | None], None]) -> None:
         """Commit one group with its cursors, counters and ids; tell `arrived` in the loop when it has ended."""
         rows, totals = self._rows(work)
+        size = sum([line[10] for line in rows.lines])
 
         def written(result: outcome.Outcome[int]) -> None:
             error = _store_error(result)
@@ -111,7 +112,7 @@ class Spool:
             self._took_in(result)
             self._totals.update(totals)
             self.written.update(totals)
-            self.checkpoints.wrote_beside(work.bytes)
+            self.checkpoints.wrote_beside(size)
             self.removed += {channel.id for channel, _ in work.batches if channel.removed}
             arrived(None)
             if self._writer.is_due:
