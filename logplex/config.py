@@ -55,7 +55,7 @@ class Settings:
         0.02, "longest wait of a line that nobody waits for until its group commits, at less than full load"
     )
     commit_timeout_seconds: float = _setting(3.0, "a commit that takes longer means a degraded store")
-    uncommitted_bytes: int = _setting(96 * MIB, "lines waiting for their commit; above it inputs wait")
+    uncommitted_bytes: int = _setting(128 * MIB, "lines waiting for their commit; above it inputs wait")
 
     # History.
     history_lines: int = _setting(1500, "lines a channel keeps whatever others write (the original's number)")
