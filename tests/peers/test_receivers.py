@@ -42,15 +42,15 @@ template(name="j" type="list" option.jsonf="on") {{
   property(outname="msgid" name="msgid" format="jsonf") property(outname="sd" name="structured-data" format="jsonf")
   property(outname="text" name="msg" format="jsonf") }}
 ruleset(name="r") {{ action(type="omfile" file="{work}/received" template="j") }}
-input(type="{input}" address="127.0.0.1" port="{port}" ruleset="r")
+input({input} address="127.0.0.1" port="{port}" ruleset="r")
 """
 RSYSLOG_TLS = 'module(load="imtcp" StreamDriver.Name="{}" StreamDriver.Mode="1" StreamDriver.AuthMode="anon")'
 RSYSLOG_INPUTS = {
-    "tcp": ("imtcp", 'module(load="imtcp")'),
-    "ptcp": ("imptcp", 'module(load="imptcp")'),
-    "gtls": ("imtcp", RSYSLOG_TLS.format("gtls")),
-    "ossl": ("imtcp", RSYSLOG_TLS.format("ossl")),
-    "udp": ("imudp", 'module(load="imudp")'),
+    "tcp": ('type="imtcp"', 'module(load="imtcp")'),
+    "ptcp": ('type="imptcp"', 'module(load="imptcp")'),
+    "gtls": ('type="imtcp"', RSYSLOG_TLS.format("gtls")),
+    "ossl": ('type="imtcp"', RSYSLOG_TLS.format("ossl")),
+    "udp": ('type="imudp" rcvbufSize="1m"', 'module(load="imudp")'),
 }
 SYSLOG_NG = """
 @version: 3.38
@@ -81,8 +81,8 @@ def free(transport: str) -> int:
 def rsyslog_receiving(work: Path, transport: str, files: dict[str, str]) -> Iterator[int]:
     """An rsyslog that writes what it receives into the file `received`; its port."""
     port = free(transport)
-    kind, module = RSYSLOG_INPUTS[transport]
-    command = start_rsyslog(work, RSYSLOG.format(work=work, port=port, input=kind, module=module, **files))
+    options, module = RSYSLOG_INPUTS[transport]
+    command = start_rsyslog(work, RSYSLOG.format(work=work, port=port, input=options, module=module, **files))
     with running(command, log=work / "rsyslog.log", ready=ready(transport, port)):
         yield port
 

@@ -170,8 +170,9 @@ def test_every_prefix_of_the_journal_reopens_with_whole_groups_in_their_order(di
         whole = half + sum(end <= cut for end in ends)
         journal.write_bytes(written[:cut])
         assert disk.reopened(database, log) == whole
-        journal.write_bytes(written[:cut] + bytes(len(written) - cut))
-        assert disk.reopened(database, log) == whole
+        filled = written[:cut] + bytes(len(written) - cut)  # a record may end with zeros
+        journal.write_bytes(filled)
+        assert disk.reopened(database, log) == half + sum(filled[:end] == written[:end] for end in ends)
     journal.write_bytes(written)
     with closing(Spool(disk.path)) as spool:
         newer = disk.files()
