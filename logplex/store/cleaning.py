@@ -54,11 +54,8 @@ def _rows(connection: sqlite3.Connection, number: int) -> list[tuple[int, Spot]]
 
 
 def _move(connection: sqlite3.Connection, segments: Segments, rows: list[tuple[int, Spot]], data: list[bytes]) -> None:
-    number, start = segments.write(data, keep=True)
-    moved = []
-    for (row_id, _), each in zip(rows, data, strict=True):
-        moved.append((row_id, number, start, len(each)))
-        start += len(each)
+    number, starts = segments.write(data, keep=True)
+    moved = [(row_id, number, start, spot.size) for (row_id, spot), start in zip(rows, starts, strict=True)]
     with Transaction(connection):
         connection.executemany(
             "UPDATE lines SET segment = ?, start = ? WHERE id = ?",

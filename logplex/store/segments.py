@@ -21,7 +21,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import add, itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -138,14 +138,15 @@ class Segments:
         """The file of a segment."""
         return self.folder / _name(number)
 
-    def write(self, data: list[bytes], *, keep: bool = False) -> tuple[int, int]:
-        """Write batches behind each other; in which segment, and where they start.
+    def write(self, data: list[bytes], *, keep: bool = False) -> tuple[int, list[int]]:
+        """Write batches, one or more, behind each other; in which segment, and where each of them starts.
 
         They count once `committed` was called, and are written over if it was not. Raises OSError; ENOSPC also where
         all segments would have more than they may.
         """
         opened = self._kept if keep else self._new
-        size = sum(map(len, data))
+        sizes = [len(each) for each in data]
+        size = sum(sizes)
         if self.total + size > self._max_bytes and not keep:  # what cleaning adds, it takes away
             raise OSError(errno.ENOSPC, "the spool is full")
         if opened.descriptor < 0 or opened.end >= self._segment_bytes:
@@ -157,7 +158,7 @@ class Segments:
         if self._fsync or keep:
             os.fdatasync(opened.descriptor)
         opened.written = size
-        return opened.number, opened.end
+        return opened.number, list(accumulate(sizes[:-1], initial=opened.end))
 
     def committed(self, *, keep: bool = False) -> None:
         """What was written is to stay: the journal has its record, or a transaction its rows."""

@@ -126,11 +126,11 @@ class Writer:
     @property
     def is_due(self) -> bool:
         """Whether the tables should take in the round now."""
-        taken = self._round
-        if not taken.records:
+        late = self._round
+        if not late.records:
             return False
-        old = time.monotonic() - taken.began > ROUND_SECONDS
-        return old or self.journal.end > ROUND_BYTES or taken.rows > ROUND_ROWS
+        old = time.monotonic() - late.began > ROUND_SECONDS
+        return old or self.journal.end > ROUND_BYTES or late.rows > ROUND_ROWS
 
     def lags_for(self, channels: Iterable[int]) -> bool:
         """Whether the tables lack something of one of these channels."""
@@ -146,15 +146,11 @@ class Writer:
         lines = rows.lines
         large = [line[11] for line in lines if line[10] > INLINE_BYTES and line[11] is not None]
         if large:
-            number, start = self.segments.write(large)
-            lines = []
-            for line in rows.lines:
-                size = line[10]
-                if size > INLINE_BYTES:
-                    lines.append((*line[:8], number, start, size, None))
-                    start += size
-                else:
-                    lines.append(line)
+            number, starts = self.segments.write(large)
+            at = iter(starts)
+            lines = [
+                line if line[10] <= INLINE_BYTES else (*line[:8], number, next(at), line[10], None) for line in lines
+            ]
         return Record(lines, rows.places, rows.state, rows.forgotten, rows.ids, time.time())
 
 
