@@ -54,6 +54,9 @@ class Settings:
     group_seconds: float = _setting(
         0.02, "longest wait of a line that nobody waits for until its group commits, at less than full load"
     )
+    busy_poll_seconds: float = _setting(
+        0.0, "looking for work before each sleep: where lines come more often, less latency for a whole core"
+    )
     commit_timeout_seconds: float = _setting(3.0, "a commit that takes longer means a degraded store")
     uncommitted_bytes: int = _setting(128 * MIB, "lines waiting for their commit; above it inputs wait")
 

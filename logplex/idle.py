@@ -32,6 +32,10 @@ class Idle(Instrument):
         if self._sleeps_since:
             self._slept += self._clock() - self._sleeps_since
 
+    def rested(self, seconds: float) -> None:
+        """The loop only looked for something to do for so long: it would have slept."""
+        self._slept += seconds
+
     def share(self) -> float | None:
         """Which part of the time the loop has slept since the last answer; None when that was just before."""
         now = self._clock()

@@ -8,6 +8,8 @@ Rules (tests/test_poller.py):
 
 * A *turn*: everything that is ready is told so, then everything is called that was asked for by `call_soon`, also in
   this turn. Turns follow each other as long as something happens; every `SLICE_SECONDS` all other tasks have theirs.
+* Where the kernel takes longer to wake a task than a line takes here, `busy_seconds` of looking for something to do
+  come before each sleep (HAProxy's `busy-polling`). They are told as rest, and other tasks have their turns meanwhile.
 * `call_soon` is for any thread. What it was given is called once, in order, in trio's thread, and before the task
   waits: a bell is rung only where it waits already.
 * What is told or called must neither wait nor raise; what it raises ends `run`, and with it the server.
@@ -23,6 +25,7 @@ import trio
 
 EVENTS_AT_ONCE = 256
 SLICE_SECONDS = 0.001
+LOOK_SECONDS = 0.00005  # looking for something to do: so short that it hardly holds up other tasks
 EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 """Told once a change, so it is kept until a call on the socket would block."""
 INPUT = select.EPOLLIN | select.EPOLLRDHUP
@@ -37,7 +40,9 @@ CallSoon = Callable[[Callable[[], object]], None]
 class Poller:
     """Sockets and calls of one server; `run` is its task, and `close` follows it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, busy_seconds: float = 0.0, rested: Callable[[float], object] = lambda seconds: None) -> None:
+        self._busy_seconds = busy_seconds
+        self._rested = rested
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)  # never read: each ring is a change
@@ -99,6 +104,9 @@ class Poller:
         until = perf_counter() + SLICE_SECONDS
         while True:
             ready = epoll.poll(0, EVENTS_AT_ONCE)
+            if self._busy_seconds and not ready and not calls:
+                ready = await self._look()
+                until = perf_counter() + SLICE_SECONDS
             for descriptor, events in ready:
                 if perf_counter() > until:
                     # A number may now be another socket's: told what is not so, that reads and finds nothing.
@@ -118,6 +126,22 @@ class Poller:
                 await trio.lowlevel.wait_readable(epoll.fileno())
                 until = perf_counter() + SLICE_SECONDS
             self._wake = None
+
+    async def _look(self) -> list[tuple[int, int]]:
+        """What is ready within `busy_seconds`, without sleeping; nothing where that is over or a call came first."""
+        epoll, calls = self._epoll, self._calls
+        end = perf_counter() + self._busy_seconds
+        while (since := perf_counter()) < end:
+            ready: list[tuple[int, int]] = []
+            now = since
+            while now - since < LOOK_SECONDS and not ready and not calls:
+                ready = epoll.poll(0, EVENTS_AT_ONCE)
+                now = perf_counter()
+            self._rested(now - since)
+            if ready or calls:
+                return ready
+            await trio.lowlevel.checkpoint()
+        return []
 
     def close(self) -> None:
         """After `run`."""

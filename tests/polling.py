@@ -9,9 +9,9 @@ from logplex.poller import Poller
 
 
 @asynccontextmanager
-async def polling() -> AsyncIterator[Poller]:
+async def polling(poller: Poller | None = None) -> AsyncIterator[Poller]:
     """A poller that runs as long as the block, and is closed then."""
-    poller = Poller()
+    poller = poller or Poller()
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(poller.run)

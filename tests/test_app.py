@@ -89,6 +89,14 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     return made
 
 
+async def test_a_server_that_looks_for_lines_instead_of_sleeping_takes_all(tmp_path: Path) -> None:
+    async with running(tmp_path, busy_poll_seconds=60.0) as server:
+        token = await server(create, "shop")
+        for number in range(20):
+            assert (await server(post, token, body(f"line {number}")))[0] == 204
+        assert (await server(page, "shop"))["stored"] == 20
+
+
 DISK_ERRORS = {
     "full": sqlite_error(sqlite3.SQLITE_FULL, "database or disk is full"),
     "read-only": sqlite_error(sqlite3.SQLITE_READONLY, "attempt to write a readonly database"),

@@ -41,6 +41,14 @@ def test_a_look_at_the_sockets_is_no_sleep() -> None:
     assert idle.share() == 0.25
 
 
+def test_looking_for_something_to_do_is_as_good_as_sleep() -> None:
+    clock = Clock()
+    idle = Idle(clock)
+    clock.now += 4
+    idle.rested(1)
+    assert idle.share() == 0.25
+
+
 def test_a_moment_says_nothing_and_is_part_of_the_next_answer() -> None:
     clock = Clock()
     idle = Idle(clock)

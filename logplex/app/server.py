@@ -93,9 +93,10 @@ async def serve(
             stack.callback(directory.close)
             listeners = Listeners.bind(settings)
             stack.callback(listeners.close)
-            poller = Poller()
+            idle = stack.enter_context(sleeps())
+            poller = Poller(busy_seconds=settings.busy_poll_seconds, rested=idle.rested)
             stack.callback(poller.close)
-            node = await stack.enter_async_context(_node(settings, directory, admin, listeners, poller))
+            node = await stack.enter_async_context(_node(settings, directory, admin, listeners, poller, idle))
             await _run(node, settings, directory, listeners, signals, task_status)
     log.info("stopped")
 
@@ -198,6 +199,7 @@ async def _node(
     admin: tuple[str, str] | None,
     listeners: Listeners,
     poller: Poller,
+    idle: Idle,
 ) -> AsyncIterator[_Node]:
     """Open the stores and build the node on them."""
     policy = Policy(settings.drain_allow, listeners.addresses(), ports=settings.drain_ports)
@@ -210,7 +212,6 @@ async def _node(
         if settings.spool_bytes:
             spool = await stack.enter_async_context(open_spool(directory, settings, call_soon=poller.call_soon))
         directory.begin_run(settings.durability, keeps=spool is not None)
-        idle = stack.enter_context(sleeps())
         yield _Node(settings, registry, spool, policy, directory, poller, idle)
 
 
