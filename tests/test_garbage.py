@@ -11,9 +11,9 @@ from trio.testing import MockClock
 from logplex.app.garbage import (
     GROWTH,
     GROWTH_AT_REST,
-    LATE,
-    LATEST,
     LOOKS_BETWEEN,
+    LOOKS_IF_FEW,
+    LOOKS_IN_FLIGHT,
     YOUNG_OBJECTS,
     YOUNG_SECONDS,
     collect_in_steps,
@@ -87,7 +87,7 @@ async def test_a_few_young_ones_are_collected_once_a_second(
         await trio.sleep(YOUNG_SECONDS / 2)
         for count in range(1, 4):
             Knot()
-            await trio.sleep((LATEST - 1) * YOUNG_SECONDS)
+            await trio.sleep((LOOKS_IF_FEW - 1) * YOUNG_SECONDS)
             assert len(collections) == count - 1
             await trio.sleep(YOUNG_SECONDS)
             assert collections == [1] * count
@@ -115,7 +115,7 @@ async def test_while_lines_are_in_flight_the_young_wait_but_not_for_long(
     await trio.sleep(YOUNG_SECONDS)
     assert len(seen) == 3
     in_flight = True
-    await trio.sleep(YOUNG_SECONDS * LATE * 2)
+    await trio.sleep(YOUNG_SECONDS * LOOKS_IN_FLIGHT * 2)
     assert len(seen) == 5
 
 

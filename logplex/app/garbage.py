@@ -9,7 +9,8 @@ Rules:
 
 * What was made since the last look is looked through many times a second, so that it is never much; where it is very
   little, once a second. That finds what a request or a connection leaves behind. While lines are on their way to the
-  store there is much that will be gone in a moment: then it waits a little.
+  store there is much that will be gone in a moment: then it waits,
+  two seconds at most.
 * A full collection comes when the server's live blocks of memory have grown by half since the last one and it has
   little to do, or when they have become three times as many. So cycles that only it finds are bounded, and a server
   that does not grow never stops.
@@ -26,7 +27,8 @@ import trio
 
 YOUNG_SECONDS = 0.1
 YOUNG_OBJECTS = 700  # less is not worth a look of its own (what Python itself takes for the youngest generation)
-LATE, LATEST = 4, 10  # looks after which the young are collected though lines are in flight, or though they are few
+LOOKS_IF_FEW = 10  # after so many the young are collected though they are few,
+LOOKS_IN_FLIGHT = 20  # after so many though lines are in flight: full of many channels, a server always has some
 LOOKS_BETWEEN = 50  # between two counts of all blocks, which cost milliseconds where there are many
 GROWTH_AT_REST, GROWTH = 1.5, 3.0
 REST_SHARE = 0.2  # of a processor's time, at most
@@ -63,7 +65,8 @@ async def collect_in_steps(
         for _ in range(LOOKS_BETWEEN):
             await trio.sleep(YOUNG_SECONDS)
             looks += 1
-            if looks >= LATEST or (young() >= YOUNG_OBJECTS and (looks >= LATE or not in_flight())):
+            needed = LOOKS_IF_FEW if young() < YOUNG_OBJECTS else LOOKS_IN_FLIGHT if in_flight() else 1
+            if looks >= needed:
                 collect(_YOUNG)
                 looks = 0
         rests = spent() - before < REST_SHARE * LOOKS_BETWEEN * YOUNG_SECONDS
