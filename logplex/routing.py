@@ -9,6 +9,7 @@ Rules (protocol sections 2, 3 and 11):
 * Whatever is refused is counted once, by reason, in the ledger.
 """
 
+import sys
 import time
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
@@ -55,10 +56,13 @@ class Route:
         self.extra = 0  # how much longer that is
 
     def render(self, layout: Layout) -> None:
-        """Have `rendered` and `extra` as this layout wants them."""
+        """Have `rendered` and `extra` as this layout wants them.
+
+        Apps name their tokens and processes alike: one text for all of them stays in the processor's cache.
+        """
         self.layout = layout
         is_http = layout.form is Form.HTTP
-        self.rendered = f" host{self._tail}" if is_http else f" {layout.host}{self._tail}- "
+        self.rendered = sys.intern(f" host{self._tail}" if is_http else f" {layout.host}{self._tail}- ")
         self.extra = len(self.rendered) - 6 - self._length
 
 

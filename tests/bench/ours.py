@@ -124,7 +124,7 @@ def make_channels(api: Api, work: Work) -> list[tuple[str, int]]:
 
 
 def write_channels(data: Path, work: Work) -> list[tuple[str, int]]:
-    """The same, before there is a server: rows of a new config.db."""
+    """The same, before there is a server: rows of a new config.db, with a token `app` each as a platform names it."""
     data.mkdir(mode=0o700)
     made = [(f"t.{uuid.uuid4()}", number % work.channels) for number in range(work.tokens)]
     drains = [
@@ -136,7 +136,7 @@ def write_channels(data: Path, work: Work) -> list[tuple[str, int]]:
         db.execute("BEGIN")
         names = ((channel + 1, f"bench-{channel:05}") for channel in range(work.channels))
         db.executemany("INSERT INTO channels (id, name) VALUES (?, ?)", names)
-        rows = ((token, channel + 1, f"app-{channel:05}") for token, channel in made)
+        rows = ((token, channel + 1, "app") for token, channel in made)
         db.executemany("INSERT INTO tokens (id, channel_id, name) VALUES (?, ?, ?)", rows)
         columns = "token, channel_id, url, created_at, updated_at"
         db.executemany(f"INSERT INTO drains ({columns}) VALUES (?, ?, ?, 0, 0)", drains)
