@@ -9,8 +9,8 @@ Rules:
 
 * What was made since the last look is looked through many times a second, so that it is never much; where it is very
   little, once a second. That finds what a request or a connection leaves behind. While lines are on their way to the
-  store there is much that will be gone in a moment: then it waits,
-  two seconds at most.
+  store there is much that will be gone in a moment: then it waits, for two
+  seconds at most.
 * A full collection comes when the server's live blocks of memory have grown by half since the last one and it has
   little to do, or when they have become three times as many. So cycles that only it finds are bounded, and a server
   that does not grow never stops.
