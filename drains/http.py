@@ -2,36 +2,31 @@
 
 Rules:
 
-* 2xx: delivered, once the whole body is with the kernel. 400, 413 and 422: the batch is at fault; it is halved, each
-  half with its own range and id, down to the single line, which is lost(permanent). 413 also halves the size of all
-  later batches. Everything else is repaired by people or time: the same range and id again, after a back-off.
+* A request was taken once the whole body is with the kernel and the answer's status is known; what that means is in
+  outcomes.py.
 * A caught-up drain's batch goes out in `notify`; its answer is read by the poller, which sends what has come in the
   meantime. The drain's own task runs only to connect, to read the spool, to wait for the kernel, and for time-outs.
-* A request that follows another closely waits for a moment, and carries all that comes meanwhile: a busy channel's
-  drain gets few requests with much in them, a quiet one's every line at once.
+* A request that follows another closely waits for a moment (pause.py).
 * While a drain is behind, its batches grow to 1 MiB; the bytes are the channel's own, shared by its drains, and only
   what the kernel did not take counts against the app's share of rendered bytes.
 * An answer that dribbles in is read ever less often: it must not cost more than a whole one.
 * The time of a request differs a little from drain to drain: those of one receiver that hangs do not end together.
-* What an OTLP answer counts as rejected (`partialSuccess`) is lost(permanent), though the status was 2xx; the answer
-  is no reason to wait, nor to send anything again.
 * A connection that was used before and ended without a byte of an answer was closed while idle: the request is sent
   once more on a fresh one, at once.
 """
-
-import math
 
 import trio
 
 from logplex.batch import Batch
 from logplex.channel import Channel
 
-from . import otlp
 from .answer import Answer
-from .backoff import retry_after, spread
+from .backoff import spread
 from .composer import Composer
 from .delivery import Delivery
 from .link import Link
+from .outcomes import Outcomes
+from .pause import Pause
 from .request import Request
 from .site import Site
 from .sizes import Sizes
@@ -40,7 +35,6 @@ from .state import DrainState
 from .status import Failure
 from .unsent import Unsent
 
-_AT_FAULT = (400, 413, 422)
 _ANSWER_GRACE_SECONDS = 5.0  # for the rest of an answer whose status is known
 _DRIBBLE_READS = 4  # an ordinary answer comes in fewer pieces
 _BODY_READS = 64  # of one whose status is known
@@ -66,52 +60,38 @@ class HttpDelivery(Delivery):
         chosen = spec.options.batch_bytes
         self._sizes = Sizes(state, chosen or site.limits.batch_bytes, chosen or site.limits.max_batch_bytes)
         self._composer = Composer(self, self._sizes, replay=replay)
+        self._outcomes = Outcomes(self, self._sizes)
+        self._pause = Pause(self._sizes, site.alarms, site.limits.pause_seconds, self._end_pause)
         self._ready = False  # connected, nothing in flight: `notify` may send
         self._answer: Answer | None = None
         self._request: Request | None = None
         self._patience = spread(site.limits.request_seconds)
         self._deadline = 0.0
-        self._used_at = -math.inf  # when the last request began
         self._life_end = 0.0
         self._unsent = Unsent(site.rendered, self, channel.id)
         self._reads = 0
-        self._lingered = False
-        self._gathered = 0  # bytes that wait for the end of the pause
+        self._lingered = -1  # before a request that begins here
         self._failure: Failure | None = None
 
     def notify(self, batch: Batch) -> None:
+        pause = self._pause
         if not self._ready:
-            if self._request is None:
+            if pause.gathered:
+                if pause.add(batch.size):
+                    self._parked.cancel()
+            elif self._request is None:
                 self.wake()
-            return
-        if self._gathered:
-            self._gathered += len(batch.data)
-            if self._gathered >= self._sizes.enough:
+        elif pause.gathered:
+            if pause.add(batch.size):
                 self._end_pause()
-        elif not self._pause(batch.size):
+        elif not pause.gather(batch.size):
             self._send_now([batch] if batch.first == self.sent else None)
 
-    def _pause(self, size: int) -> bool:
-        """Whether `size` bytes wait for more now; `_end_pause` is called when they have."""
-        if not self._pauses(size):
-            return False
-        self._gathered = size
-        self.site.alarms.add(self._pause_ends, self._end_pause)
-        return True
-
-    def _pauses(self, size: int) -> bool:
-        """Whether `size` bytes are too few for a request so soon after the last one."""
-        return size < self._sizes.enough and not self.hurried and trio.current_time() < self._pause_ends
-
-    @property
-    def _pause_ends(self) -> float:
-        """From when on a request may carry as little as it likes."""
-        return self._used_at + self.site.limits.pause_seconds
-
     def _end_pause(self) -> None:
-        """Send what has gathered, if it still waits."""
-        if self._gathered and self._ready:
-            self._sizes.gathered(self._gathered)
+        """Send what has gathered, unless it is the task that waits."""
+        if self._ready:
+            self._sizes.gathered(self._pause.gathered)
+            self._pause.drop()
             self._send_now(self.channel.recent(self.sent, 2 * self._sizes.target))
 
     def _send_now(self, batches: list[Batch] | None) -> None:
@@ -142,7 +122,7 @@ class HttpDelivery(Delivery):
                 return
 
     def drop_idle_link(self) -> bool:
-        return self._request is None and not self._gathered and super().drop_idle_link()
+        return self._request is None and not self._pause.gathered and super().drop_idle_link()
 
     def parked_too_long(self) -> None:
         self._life_end = 0.0  # the task may still be parked for an answer that has come
@@ -150,6 +130,7 @@ class HttpDelivery(Delivery):
 
     def disconnected(self) -> None:
         self._ready = False
+        self._pause.drop()
         self._unsent.let_go()
         self._failure = None
         request, self._request = self._request, None
@@ -196,7 +177,7 @@ class HttpDelivery(Delivery):
                 self._refused(request, answer)
                 self.wake()
                 return
-            self._delivered(request)
+            self._outcomes.delivered(request)
             if not answer.complete and (answer.reusable or answer.speaking):
                 self._deadline = min(self._deadline, trio.current_time() + _ANSWER_GRACE_SECONDS)
                 self.hasten(self._deadline)
@@ -205,13 +186,13 @@ class HttpDelivery(Delivery):
             return
         self._request = None
         if self._composer.is_document:
-            self._count_rejected(request, answer)
-        if not answer.reusable or not self._inline or self._used_at >= self._life_end:
+            self._outcomes.count_rejected(request, answer)
+        if not answer.reusable or not self._inline or self._pause.since >= self._life_end:
             self.wake()
             return
         # Not all that waits is counted: a request that goes on waiting for a moment carries more.
         batches = self.channel.recent(self.sent, 2 * self._sizes.target)
-        if batches == [] or (batches and self._pause(sum(batch.size for batch in batches))):
+        if batches == [] or (batches and self._pause.gather(sum(batch.size for batch in batches))):
             self._ready = True
             self.idle()
         else:
@@ -223,7 +204,7 @@ class HttpDelivery(Delivery):
         request = self._request
         if request is None or (answer.known and request.first != self.state.cursor):
             if request is not None and self._composer.is_document:
-                self._count_rejected(request, answer)
+                self._outcomes.count_rejected(request, answer)
             self._request = None
         elif answer.known and not 200 <= answer.status < 300:
             self._refused(request, answer)
@@ -270,33 +251,28 @@ class HttpDelivery(Delivery):
             if request is None:
                 return
             if not request.lines:
-                self._pass_over(request)
+                self._outcomes.passed_over(request)
             elif self._failure is None and self._answer is not None and self._answer.reusable:
                 self._post(request, link)
         finally:
             rendered.give_back(app, taken)
 
-    def _pass_over(self, request: Request) -> None:
-        """Nothing in it is for the receiver."""
-        self.state.deliver(request.end, filtered=request.end - request.first)
-        self.sent = request.end
-        self._sizes.passed(self.sent)
-        self.site.dirty.add(self)
-
     async def _gather(self) -> None:
         """Let more lines come before a request, as the options say, and where the last one began just before."""
-        now = until = trio.current_time()
-        if self._pauses(self._waiting()):
-            until = self._pause_ends
-        linger = self.spec.options.linger_seconds
-        if linger and not self._lingered:
-            self._lingered = True
-            until = max(until, now + linger)
-        if until > now and not self.hurried:
-            with trio.CancelScope(deadline=until) as scope:
-                self._parked = scope
-                await trio.sleep_forever()
-            self._sizes.gathered(2 * self._waiting())  # JSON of short lines is up to twice as long
+        pause, linger = self._pause, self.spec.options.linger_seconds
+        until = pause.ends
+        if linger and self._lingered != self.sent:
+            self._lingered = self.sent
+            until = max(until, trio.current_time() + linger)
+        waiting = self._waiting()
+        if not pause.holds(waiting, until):
+            return
+        pause.gathered = waiting
+        with trio.CancelScope(deadline=until) as scope:
+            self._parked = scope
+            await trio.sleep_forever()
+        self._sizes.gathered(2 * pause.gathered)  # JSON of short lines is up to twice as long
+        pause.drop()
 
     def _waiting(self) -> int:
         """Bytes that the next request might carry, counted in the ring: enough where that lacks them."""
@@ -305,20 +281,21 @@ class HttpDelivery(Delivery):
 
     def hurry(self) -> None:
         super().hurry()
-        self._end_pause()
-        if self._lingered and self._request is None:
+        self._pause.skip()
+        if self._pause.gathered and not self._ready:
             self._parked.cancel()
+        elif self._pause.gathered:
+            self._end_pause()
 
     def _post(self, request: Request, link: Link) -> None:
         first = self._composer.head(request)
         parts = [first, *request.body]
         self._request = request
-        self._gathered = 0
         self._reads = 0
         if self._answer is not None:
             self._answer.next()
-        self._used_at = trio.current_time()
-        self._deadline = self._used_at + self._patience
+        self._pause.begin()
+        self._deadline = self._pause.since + self._patience
         self.hasten(self._deadline)
         taken = link.send_parts(parts)
         left = len(first) + request.size - taken
@@ -381,66 +358,24 @@ class HttpDelivery(Delivery):
             return
         raise Failure("timeout", f"no answer within {self._seconds} s")
 
-    def _delivered(self, request: Request) -> None:
-        state = self.state
-        state.deliver(request.end, filtered=request.filtered, size=request.size)
-        if request.untold is not None:
-            state.told(request.untold)
-        state.delivered_at = request.at
-        state.succeeded_at = self.site.now_ms()
-        self._advance(request)
-        if self.health.failing or not self.served:
-            self.succeeded()
-
-    def _count_rejected(self, request: Request, answer: Answer) -> None:
-        """Lines that the receiver took and threw away."""
-        count = self.state.reject(min(otlp.rejected(answer.body), request.lines))
-        if count:
-            text = f"answered {answer.status}, and rejected {count} of {request.lines} lines"
-            self.health.report(Failure("rejected", text, status=answer.status))
-            self.health.lost(count, "permanent")
-            self.site.dirty.add(self)
-
     def _refused(self, request: Request, answer: Answer) -> None:
         """Any status but 2xx."""
-        status = answer.status
         self._unsent.let_go()
-        if status not in _AT_FAULT:
-            text = f"answered {status}" + ("; redirects are not followed" if 300 <= status < 400 else "")
-            wait = None if answer.retry_after is None else retry_after(answer.retry_after, self.site.wall())
-            self._failure = Failure("http", text, status=status, retry_after=wait)
+        failure = self._outcomes.refused(request, answer)
+        if failure is not None:
+            self._failure = failure
             return
         self._request = None
-        self.served = True
-        self.health.report(Failure("http", f"answered {status}: a batch is at fault", status=status))
-        if status == 413:
-            self._sizes.too_large(request)
-        if request.count == 1:
-            self.state.deliver(request.end, filtered=request.filtered, refused=1)
-            self._advance(request)
-            self.health.lost(1, "permanent")
-        else:
-            self._sizes.halve(request)
-            self.state.retried += 1
-        self.site.dirty.add(self)
         if not answer.complete:
             answer.reusable = False
 
-    def _advance(self, request: Request) -> None:
-        """The cursor moved over a request."""
-        self.sent = request.end
-        self._lingered = False
-        self._sizes.passed(self.sent)
-        self._sizes.grow(self.channel.head - self.sent, request.end - request.first)
-        self.site.dirty.add(self)
-
     async def _idle(self) -> bool:
         """Caught up: `notify` sends from here on. False when nothing was sent for a while."""
-        deadline = min(max(self._used_at, self.connected_at) + self.site.limits.idle_seconds, self._life_end)
+        deadline = min(max(self._pause.since, self.connected_at) + self.site.limits.idle_seconds, self._life_end)
         if trio.current_time() >= deadline:
             return False
         self._ready = self._inline and self.state.cut is None
-        self._gathered = 0
+        self._pause.drop()
         self.idle()
         try:
             await self.park(deadline)

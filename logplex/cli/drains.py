@@ -59,7 +59,7 @@ def _drain_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--format", type=click.Choice(("logplex-1", "rfc5424", "json", "otlp")), help="Of the lines."),
         click.option("--gzip", is_flag=True, help="Compress deliveries."),
-        click.option("--linger", type=float, metavar="SECONDS", help="Wait so long for more lines."),
+        click.option("--linger", type=float, metavar="SECONDS", help="Wait up to so long for more lines."),
         click.option("--batch-bytes", type=int, metavar="N", help="Size of a delivery."),
         click.option("--source", help="Only lines of this source."),
         click.option("--ps", help="Only lines of this process: web.1, or web for all of web.*"),

@@ -331,6 +331,32 @@ async def test_linger_gathers_lines(autojump_clock: MockClock, nursery: trio.Nur
     assert rig.door.link.sent.count(b"POST") == 2
 
 
+async def test_who_lingers_does_not_wait_for_more_than_enough(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example", Limits(batch_bytes=1000, max_batch_bytes=1000), linger=60)
+    rig.start(nursery)
+    rig.write(b"a" * 200)
+    await trio.sleep(1)
+    assert not rig.door.links[0].sent
+    rig.write(b"b" * 300)  # together half of what a request carries
+    await rig.quiet()
+    link = rig.door.link
+    assert counts(link.sent) == [2]
+    for _ in range(8):
+        rig.write(b"c" * 400)  # comes before the answer: it is behind
+    for _ in range(4):
+        link.answer(OK)
+        await rig.quiet()
+    assert counts(link.sent) == [2, 2, 2, 2, 2]
+    link.answer(OK)
+    rig.write(b"d" * 200)
+    await trio.sleep(59)
+    assert counts(link.sent) == [2, 2, 2, 2, 2]
+    await trio.sleep(2)
+    assert counts(link.sent) == [2, 2, 2, 2, 2, 1]
+
+
 def counts(sent: bytes | bytearray) -> list[int]:
     """How many frames each request says that it holds."""
     return [int(count) for count in re.findall(rb"Logplex-Msg-Count: (\d+)", sent)]
@@ -388,6 +414,24 @@ async def test_much_does_not_wait_for_more(autojump_clock: MockClock, nursery: t
     link.answer(OK)
     rig.write(b"e")
     assert counts(link.sent) == [1, 2, 1, 1, 1]
+
+
+async def test_a_pause_lasts_as_long_after_a_request_that_was_full(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    rig = Rig("http://a.example", Limits(batch_bytes=1000, max_batch_bytes=1000, pause_seconds=1))
+    link = await rig.begin(nursery)
+    link.answer(OK)
+    rig.write(b"a" * 100)  # waits until 1 s after the first
+    await trio.sleep(0.8)
+    rig.write(b"b" * 500)
+    assert counts(link.sent) == [1, 2]
+    link.answer(OK)
+    rig.write(b"c" * 100)  # waits until 1 s after the second
+    await trio.sleep(0.9)
+    assert counts(link.sent) == [1, 2]
+    await trio.sleep(0.2)
+    assert counts(link.sent) == [1, 2, 1]
 
 
 @pytest.mark.parametrize("options", [{}, {"format": "json"}])
