@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import trio
 
-from logplex.app import server as app
+from logplex.app import node
+from logplex.app.server import serve
 from logplex.config import Settings
 from logplex.store import sqlite
 from logplex.store.opening import open_spool
@@ -77,7 +78,7 @@ async def running(path: Path, **given: Any) -> AsyncIterator[InProcess]:
     """`serve` in a task; cancelled at the end, which for the spool is a crash."""
     settings = Settings(data_dir=str(path / "data"), **{**FAST, **given})
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(app.serve, settings))
+        listeners = await nursery.start(partial(serve, settings))
         yield InProcess(path / "data", listeners.names())
         nursery.cancel_scope.cancel()
 
@@ -85,7 +86,7 @@ async def running(path: Path, **given: Any) -> AsyncIterator[InProcess]:
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     made = Faults()
-    monkeypatch.setattr(app, "open_spool", partial(open_spool, connect=made.connect, write=made.write))
+    monkeypatch.setattr(node, "open_spool", partial(open_spool, connect=made.connect, write=made.write))
     return made
 
 
@@ -190,7 +191,7 @@ async def test_a_server_whose_disk_hangs_stops_all_the_same_and_the_next_start_s
     settings = Settings(data_dir=str(tmp_path / "data"), **FAST, commit_timeout_seconds=0.3)  # type: ignore[arg-type]
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            listeners = await nursery.start(partial(app.serve, settings))
+            listeners = await nursery.start(partial(serve, settings))
             server = InProcess(tmp_path / "data", listeners.names())
             token = await server(create, "shop")
             faults.go_on.clear()

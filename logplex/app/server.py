@@ -12,65 +12,43 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
-from drains.deliveries import Deliveries
-from drains.limits import Limits
-from drains.policy import Policy
-from drains.resolver import SystemResolver
-from drains.state import DrainState
-
-from .. import __version__
 from ..api.application import create_api
 from ..api.page import page_routes
 from ..api.platform import platform_routes
-from ..api.services import Health, Services
+from ..api.services import Services
 from ..api.sessions import SessionPages
-from ..api.sign_ins import SignIns
-from ..channel import Channel, Channels, History, NoHistory
-from ..commit import Committer
 from ..config import Settings
-from ..dedupe import Window
 from ..errors import SetupError, StoreError
-from ..fanout import Tails
 from ..http.asgi import Asgi
 from ..http.routes import Handler, Routes, not_found
 from ..http.server import Listener, Server
-from ..idle import Idle, sleeps
+from ..idle import sleeps
 from ..inputs.listening import Connections
 from ..inputs.logs import Logs
 from ..inputs.syslog import serve_tcp
 from ..inputs.tls import server_context
 from ..inputs.udp import serve_udp
-from ..ledger import Ledger
 from ..poller import Poller
-from ..registry import Registry
-from ..router import Router
 from ..sessions import Sessions
-from ..store.config import ConfigStore
 from ..store.directory import DataDirectory
-from ..store.opening import open_spool
 from ..store.retention import Retention
-from ..store.spool import Spool
-from .admin import ensure_admin
 from .garbage import collect_in_steps, collected_by_hand
 from .listeners import Listeners
-from .notes import DegradedNotes
+from .node import Node, open_node
 from .pages import Pages
-from .wiring import ActiveChannels, Changes, RunningDrains
 
 log = structlog.get_logger()
 
-SWITCH_SECONDS = (
-    0.0005  # a commit gives the interpreter away at each statement: at 5 ms a busy server took 28 ms for one
-)
+# A commit gives the interpreter away at each statement: at 5 ms a busy server took 28 ms for one.
+SWITCH_SECONDS = 0.0005
 
 
 async def serve(
@@ -96,134 +74,20 @@ async def serve(
             idle = stack.enter_context(sleeps())
             poller = Poller(busy_seconds=settings.busy_poll_seconds, rested=idle.rested)
             stack.callback(poller.close)
-            node = await stack.enter_async_context(_node(settings, directory, admin, listeners, poller, idle))
+            node = await stack.enter_async_context(open_node(settings, directory, admin, listeners, poller, idle))
             await _run(node, settings, directory, listeners, signals, task_status)
     log.info("stopped")
 
 
-class _Node:
-    """Everything that was built for one run."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        registry: Registry,
-        spool: Spool | None,
-        policy: Policy,
-        directory: DataDirectory,
-        poller: Poller,
-        idle: Idle,
-    ) -> None:
-        self.poller = poller
-        history: History = spool or NoHistory()
-        self.registry = registry
-        self.sign_ins = SignIns(registry, directory.read("sign-ins"), partial(directory.write, "sign-ins"))
-        self.spool = spool
-        self.ledger = Ledger()
-        self.stopping = False
-        self.routing = False
-        self.channels = Channels(
-            history,
-            ring_lines=settings.ring_lines,
-            ring_bytes=settings.ring_bytes,
-            rings_bytes=settings.rings_bytes,
-        )
-        self.committer = Committer(
-            spool,
-            group_seconds=settings.group_seconds,
-            timeout_seconds=settings.commit_timeout_seconds,
-            max_uncommitted_bytes=settings.uncommitted_bytes,
-            refuse_when_degraded=settings.when_degraded == "refuse",
-            show_at_once=settings.durability == "none",
-            call_soon=poller.call_soon,
-            idle=idle,
-        )
-        if spool is not None:
-            spool.written_up_to = self.committer.written
-        self.window = Window(settings.duplicate_seconds, settings.duplicate_ids, on_shortened=_window_shortened)
-        self.router = Router(
-            tokens=registry,
-            channels=self.channels,
-            committer=self.committer,
-            ledger=self.ledger,
-            window=self.window,
-            max_frame_bytes=settings.max_frame_bytes,
-        )
-        self.tails = Tails(heartbeat_seconds=settings.heartbeat_seconds)
-        self.active = ActiveChannels(registry, self.channels)
-        limits = _limits(settings)
-        self.deliveries = Deliveries(
-            limits=limits,
-            policy=policy,
-            resolver=SystemResolver(limits),
-            poller=poller,
-            tell=lambda channel, pri, text, tails_only: self.router.own(channel, pri, text, tails_only=tails_only),
-            version=__version__,
-            ca_file=settings.drain_ca_file,
-        )
-        self.drains = RunningDrains(self.deliveries, self.active, registry, policy, self.committer.close_page)
-        self.notes = DegradedNotes(directory)
-        self.committer.trouble.note = self.notes.note
-        self.committer.writes.keep = self.window.keep
-        self.committer.writes.cursors = lambda: [state.to_row() for state in self.deliveries.dirty()]
-        self.committer.writes.node_row = self.ledger.to_row
-        self.channels.on_new = self._channel_came
-        registry.use_channels(lambda channel_id: self.channels.get(channel_id) is not None)
-
-    def health(self) -> Health:
-        """For `GET /v3/healthcheck` and `logplex status`."""
-        degraded = self.committer.degraded_since
-        detail: dict[str, object] = {"channels": len(self.channels), "tails": len(self.tails)}
-        detail |= {"drains": len(self.deliveries), "uncommitted_bytes": self.committer.uncommitted_bytes}
-        if degraded is not None:
-            detail |= {"degraded_since": degraded, "degraded_reason": self.committer.trouble.reason}
-        if self.spool is not None and self.spool.unknown_since is not None:
-            detail["lines_may_be_lost_since"] = self.spool.unknown_since  # the last server crashed without proof
-        return Health(
-            routing=self.routing,
-            stopping=self.stopping,
-            state="normal" if degraded is None else "degraded",
-            detail=detail,
-        )
-
-    def _channel_came(self, channel: Channel) -> None:
-        self.drains.came(channel)
-        if channel.no_history and self.spool is not None:
-            self.spool.written.add(channel.id)  # what the last server kept for drains
-
-
-@asynccontextmanager
-async def _node(
-    settings: Settings,
-    directory: DataDirectory,
-    admin: tuple[str, str] | None,
-    listeners: Listeners,
-    poller: Poller,
-    idle: Idle,
-) -> AsyncIterator[_Node]:
-    """Open the stores and build the node on them."""
-    policy = Policy(settings.drain_allow, listeners.addresses(), ports=settings.drain_ports)
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(ConfigStore(directory.path))
-        registry = Registry(store, settings)
-        await registry.load()
-        await ensure_admin(registry, directory, admin)
-        spool: Spool | None = None
-        if settings.spool_bytes:
-            spool = await stack.enter_async_context(open_spool(directory, settings, call_soon=poller.call_soon))
-        directory.begin_run(settings.durability, keeps=spool is not None)
-        yield _Node(settings, registry, spool, policy, directory, poller, idle)
-
-
 async def _run(
-    node: _Node,
+    node: Node,
     settings: Settings,
     directory: DataDirectory,
     listeners: Listeners,
     signals: AsyncIterator[int],
     task_status: trio.TaskStatus[Listeners],
 ) -> None:
-    states = await _load(node, settings)
+    states = await node.load()
     async with trio.open_nursery() as keeping:  # the store's tasks: they end last
         keeping.start_soon(node.poller.run)
         keeping.start_soon(lambda: collect_in_steps(in_flight=lambda: node.committer.is_committing))
@@ -238,7 +102,7 @@ async def _run(
             await delivering.start(node.deliveries.run)
             await delivering.start(node.tails.run)
             await node.drains.start(states, delivering)
-            node.registry.subscribe(_changes(node))
+            node.registry.subscribe(node.changes())
             async with trio.open_nursery() as intake:
                 http = Server(settings, node.ledger, node.poller)
                 await intake.start(http.serve, _http_listeners(node, settings, listeners))
@@ -258,33 +122,7 @@ async def _run(
         keeping.cancel_scope.cancel()
 
 
-async def _load(node: _Node, settings: Settings) -> dict[int, DrainState]:
-    """What the spool remembers: cursors, counters, request ids."""
-    if node.spool is None:
-        return {}
-    node.ledger.load(await node.spool.node())
-    wall = time.time()
-    node.window.load(await node.spool.ids(wall - settings.duplicate_seconds, settings.duplicate_ids), wall=wall)
-    node.committer.writes.closed.extend(await node.spool.closed())
-    rows = await node.spool.cursors()
-    gone = [drain_id for drain_id in rows if drain_id not in node.registry.drains]
-    if gone:
-        await node.spool.forget_cursors(gone)
-    return {drain_id: DrainState.from_row(row) for drain_id, row in rows.items() if drain_id not in gone}
-
-
-def _changes(node: _Node) -> Changes:
-    return Changes(
-        channels=node.channels,
-        committer=node.committer,
-        router=node.router,
-        tails=node.tails,
-        drains=node.drains,
-        spool=node.spool,
-    )
-
-
-def _http_listeners(node: _Node, settings: Settings, listeners: Listeners) -> list[Listener]:
+def _http_listeners(node: Node, settings: Settings, listeners: Listeners) -> list[Listener]:
     """Everything on --http and --https; /logs, /sessions and health on --logs."""
     services = Services(
         registry=node.registry,
@@ -319,7 +157,7 @@ def _http_listeners(node: _Node, settings: Settings, listeners: Listeners) -> li
 
 
 async def _serve_syslog(
-    node: _Node,
+    node: Node,
     settings: Settings,
     listeners: Listeners,
     scope: trio.CancelScope,
@@ -341,7 +179,7 @@ async def _serve_syslog(
     router.flush()
 
 
-async def _wait_for_stop(node: _Node, settings: Settings, signals: AsyncIterator[int]) -> None:
+async def _wait_for_stop(node: Node, settings: Settings, signals: AsyncIterator[int]) -> None:
     """Return when a stop was asked for and the drains have had their grace."""
     await anext(aiter(signals))
     node.stopping = True
@@ -357,7 +195,7 @@ async def _wait_for_stop(node: _Node, settings: Settings, signals: AsyncIterator
         nursery.cancel_scope.cancel()
 
 
-async def _finish(node: _Node, settings: Settings, directory: DataDirectory) -> None:
+async def _finish(node: Node, settings: Settings, directory: DataDirectory) -> None:
     """Commit what is left, and say that it is all there."""
     try:
         with trio.fail_after(settings.commit_timeout_seconds * 2):
@@ -368,24 +206,6 @@ async def _finish(node: _Node, settings: Settings, directory: DataDirectory) -> 
         log.error("stopped_with_lines_in_memory", reason=str(exc) or "the store does not answer")
         return
     directory.end_run()
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        batch_bytes=settings.drain_batch_bytes,
-        max_batch_bytes=settings.drain_max_batch_bytes,
-        connect_seconds=settings.drain_connect_seconds,
-        request_seconds=settings.drain_request_seconds,
-        idle_seconds=settings.drain_idle_seconds,
-        life_seconds=settings.drain_life_seconds,
-        backoff_seconds=settings.drain_backoff_seconds,
-        max_backoff_seconds=settings.drain_max_backoff_seconds,
-        rendered_bytes=settings.drain_rendered_bytes,
-    )
-
-
-def _window_shortened(seconds: float) -> None:
-    log.warning("duplicate_window_shortened", seconds=round(seconds, 1))
 
 
 def _raise_file_limit() -> None:
