@@ -13,10 +13,7 @@ Rules:
 * An idle connection is closed after a while; so is one that is very old, to follow changes of the name's addresses.
 """
 
-from collections import deque
-from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
 
 import trio
 
@@ -25,6 +22,7 @@ from logplex.channel import Channel
 
 from .delivery import L10_PRI, Delivery, l10_text
 from .link import Link
+from .marks import MOST, Mark, Marks, frame_ends
 from .rendering import own_line, pieces, renderer, wanted
 from .site import Site
 from .spec import DrainSpec
@@ -33,22 +31,10 @@ from .status import Failure
 from .unsent import Unsent
 
 _TURN_BYTES = 4 * 1024 * 1024  # of ring or spool in a turn: as much as all inputs may take in one
-_MARKS = 256  # not yet settled sends; then the kernel is asked, so that they stay few
 _SETTLE_SECONDS = 0.05  # first look at whether a connection after a failure works
 _LAST_SECONDS = 10.0  # for the last bytes before an idle connection is closed
 _DOUBT_SECONDS = 1.0  # TLS 1.3 without a session ticket: an alert would have come by then
 _UNEXPECTED_BYTES = 65536  # a receiver that talks that much is no syslog receiver
-
-
-class Mark(NamedTuple):
-    """What it means that the peer has the first `bytes` bytes of a connection."""
-
-    bytes: int
-    end: int
-    filtered: int
-    at: int
-    lost: int = 0
-    told: Untold | None = None
 
 
 _mark = tuple.__new__  # a third of the cost of Mark(…); one for each batch and drain
@@ -66,12 +52,10 @@ class SyslogDelivery(Delivery):
         self._render = renderer(spec, channel.name)
         self._plain = spec.options.plain
         self._ready = False  # connected, caught up, nothing waits: `notify` may send
-        self._bytes = 0  # given to the kernel on this connection, or waiting in `_unsent`
-        self._marks: deque[Mark] = deque()
+        self._marks = Marks(self)
         self._unsent = Unsent(site.rendered, self, channel.id)
         self._piece_bytes = site.limits.max_batch_bytes  # of the spool; more while the kernel takes all of them
         self._untold = 0  # lines of a loss that this connection has not told yet
-        self._settled = 0  # bytes of this connection whose marks are settled
         self._unexpected = 0
         self._closed_by_peer = False
 
@@ -84,8 +68,9 @@ class SyslogDelivery(Delivery):
         try:
             data = batch.syslog(self._token)
             size = len(data)
-            self._bytes = total = self._bytes + size
-            self._marks.append(_mark(Mark, (total, batch.end, 0, batch.at, 0, None)))
+            marks = self._marks
+            marks.bytes = total = marks.bytes + size
+            marks.waiting.append(_mark(Mark, (total, batch.end, 0, batch.at, 0, None)))
             self.sent = batch.end
             self._dirty.add(self)
             taken = link.send(data)
@@ -93,8 +78,9 @@ class SyslogDelivery(Delivery):
                 self._ready = False
                 self._keep(data, taken)
                 self.wake()
-            elif len(self._marks) > _MARKS:
-                self._thin_out()
+            elif len(marks.waiting) > MOST:
+                self.settle()
+                marks.thin_out()
         except Exception as exc:  # noqa: BLE001 - the commit goes on, whatever happens in one drain
             self._ready = False
             self.fail_with(exc)
@@ -116,51 +102,30 @@ class SyslogDelivery(Delivery):
 
     def settle(self) -> None:
         link = self.link
-        if link is None or not self._marks or not self._counts(link):
+        if link is None or not self._marks.waiting or not self._counts(link):
             return
-        arrived = self._bytes - len(self._unsent) - link.unacknowledged()
-        marks = self._marks
-        if marks[0].bytes > arrived:
-            return
-        last: Mark | None = None
-        filtered = 0
-        while marks and marks[0].bytes <= arrived:
-            mark = marks.popleft()
-            if mark.lost or mark.told is not None:
-                self._settle_mark(last, filtered)
-                self._settle_mark(mark, 0)
-                last = None
-                filtered = 0
-            else:
-                last = mark
-                filtered += mark.filtered
-        self._settle_mark(last, filtered)
-        self.state.succeeded_at = self.site.now_ms()
-        if self.health.failing or not self.served:
-            self.succeeded()
+        if self._marks.settle(self._arrived(link)):
+            self.state.succeeded_at = self.site.now_ms()
+            if self.health.failing or not self.served:
+                self.succeeded()
 
     def settle_broken(self, link: Link) -> None:
         """Go back to the first frame that the peer's kernel has not acknowledged."""
-        arrived = self._bytes - len(self._unsent) - link.unacknowledged()
+        arrived = self._arrived(link)
         self.link = link
         self.settle()
         self.link = None
-        if not self._marks or not self._counts(link) or not self._plain or arrived <= self._settled:
-            return
-        mark = self._marks[0]
-        held = self.channel.recent(self.state.cursor, 1)
-        if mark.lost or mark.told or mark.filtered or not held:
-            return  # behind the ring: its lines are sent again from the mark on
-        data = held[0].cut(self.state.cursor, mark.end).syslog(self._token)
-        covered = [end for end in frame_ends(data) if end <= arrived - self._settled]
-        if covered:
-            self._settle_mark(Mark(self._settled + covered[-1], self.state.cursor + len(covered), 0, mark.at), 0)
+        if self._plain and self._counts(link):
+            self._marks.settle_frames(arrived, self._token)
+
+    def _arrived(self, link: Link) -> int:
+        """Bytes of this connection that the peer's kernel has."""
+        return self._marks.bytes - len(self._unsent) - link.unacknowledged()
 
     def disconnected(self) -> None:
         self._ready = False
         self._marks.clear()
         self._unsent.let_go()
-        self._bytes = self._settled = 0
         self._unexpected = 0
         self._closed_by_peer = False
 
@@ -177,38 +142,9 @@ class SyslogDelivery(Delivery):
             self.wake()
 
     def overrun(self, count: int) -> None:
-        self._marks.append(Mark(self._bytes, self.sent + count, 0, 0, lost=count))
         self.sent += count
+        self._marks.lose(count, self.sent)
         self._untold += count
-
-    def _thin_out(self) -> None:
-        """Keep the marks few, though the peer acknowledges little: two become one, which is settled when both are."""
-        self.settle()
-        marks = self._marks
-        if len(marks) > _MARKS:
-            last, before = marks.pop(), marks.pop()
-            if before.lost or before.told is not None:
-                marks.append(before)
-                marks.append(last)
-            else:
-                marks.append(last._replace(filtered=before.filtered + last.filtered))
-
-    def _settle_mark(self, mark: Mark | None, filtered: int) -> None:
-        """The peer has everything up to `mark`, and `filtered` positions on the way were not wanted."""
-        if mark is None:
-            return
-        state = self.state
-        if mark.told is not None:
-            state.told(mark.told)
-        elif mark.lost:
-            state.overrun(mark.lost, self.site.now_ms())
-            self.reach_epoch()
-            self.health.lost(mark.lost, "overrun")
-        else:
-            state.deliver(mark.end, filtered=filtered, size=mark.bytes - self._settled)
-            state.delivered_at = mark.at
-        self._settled = mark.bytes
-        self.site.dirty.add(self)
 
     def _counts(self, link: Link) -> bool:
         """Whether what the peer's kernel has acknowledged has arrived: not while its TLS may still turn us away."""
@@ -224,7 +160,7 @@ class SyslogDelivery(Delivery):
             await trio.sleep(min(_SETTLE_SECONDS + waited / 4, 1.0))  # nobody tells us whether it arrives, so look
             self.settle()
             return True
-        before = self._bytes
+        before = self._marks.bytes
         self.idle()
         self._ready = self._plain and self.state.epoch == self.channel.epoch
         try:
@@ -232,7 +168,7 @@ class SyslogDelivery(Delivery):
         finally:
             self._ready = False
         self.busy()
-        return woken or self._bytes != before
+        return woken or self._marks.bytes != before
 
     async def _last_bytes(self) -> None:
         """Before a close: what was sent last may still be on its way."""
@@ -272,11 +208,12 @@ class SyslogDelivery(Delivery):
 
         An input takes megabytes in a turn, so a drain that took a batch a turn would never catch up with it.
         """
-        begin = self._bytes
-        while self._bytes - begin < _TURN_BYTES and not self._unsent:
+        marks = self._marks
+        begin = marks.bytes
+        while marks.bytes - begin < _TURN_BYTES and not self._unsent:
             batches = self.channel.recent(self.sent, self.site.limits.batch_bytes)
             if batches is None:
-                return self._bytes > begin
+                return marks.bytes > begin
             batches = self.bounded(batches)
             if not batches:
                 break
@@ -297,25 +234,22 @@ class SyslogDelivery(Delivery):
         untold = known._replace(lines=self._untold)
         self._untold = 0
         frame = self._render(own_line(L10_PRI, untold.noticed, l10_text(untold)), untold.noticed, None)
-        self._bytes += len(frame)
-        self._marks.append(Mark(self._bytes, self.sent, 0, 0, told=untold))
+        self._marks.tell(len(frame), self.sent, untold)
         return frame
 
     def _rendered(self, batch: Batch) -> bytes:
         """A batch's frames, with the marks that say which bytes are which positions."""
         if self._plain and not batch.tails_only:
             data = batch.syslog(self._token)
-            self._bytes += len(data)
-            self._marks.append(Mark(self._bytes, batch.end, 0, batch.at))
+            self._marks.add(len(data), batch.end, 0, batch.at)
             self.sent = batch.end
             return data
         frames = wanted(self.spec, self._render, batch)
         for frame in frames:
-            self._bytes += len(frame.data)
-            self._marks.append(Mark(self._bytes, frame.end, frame.end - self.sent - 1, frame.at))
+            self._marks.add(len(frame.data), frame.end, frame.end - self.sent - 1, frame.at)
             self.sent = frame.end
         if self.sent < batch.end:
-            self._marks.append(Mark(self._bytes, batch.end, batch.end - self.sent, batch.at))
+            self._marks.add(0, batch.end, batch.end - self.sent, batch.at)
             self.sent = batch.end
         return b"".join([frame.data for frame in frames])
 
@@ -349,27 +283,8 @@ class SyslogDelivery(Delivery):
     def _cut(self, data: bytes, least: int) -> bytes:
         """The frames of `data` that hold its first `least` bytes; what follows is rendered again later."""
         kept = next(end for end in frame_ends(data) if end >= least)
-        self._forget_after(data, kept)
+        self._untold += self._marks.forget_after(data, kept)
         return data[:kept]
-
-    def _forget_after(self, data: bytes, kept: int) -> None:
-        """The bytes of `data` (the last that were rendered) from `kept` on are rendered again later."""
-        begin = self._bytes - len(data)
-        self._bytes = begin + kept
-        marks = self._marks
-        last: Mark | None = None
-        while marks and marks[-1].bytes > self._bytes:
-            last = marks.pop()
-        before = marks[-1] if marks else None
-        self.sent = before.end if before is not None else self.state.cursor
-        if last is None or last.told is not None:
-            self._untold += last.told.lines if last is not None and last.told is not None else 0
-            return
-        start = max(begin, before.bytes if before is not None else self._settled)
-        frames = sum(1 for end in frame_ends(data) if start < begin + end <= self._bytes)
-        if frames:
-            self.sent += frames
-            marks.append(Mark(self._bytes, self.sent, 0, last.at))
 
     async def _flush(self, link: Link) -> None:
         await link.wait_writable()
@@ -377,12 +292,3 @@ class SyslogDelivery(Delivery):
         rest = self._unsent.rest
         if rest is not None:
             self._unsent.took(link.send(rest))
-
-
-def frame_ends(data: bytes) -> Iterator[int]:
-    """Where each octet-counted frame ends."""
-    at = 0
-    while at < len(data):
-        space = data.index(b" ", at)
-        at = space + 1 + int(data[at:space])
-        yield at
