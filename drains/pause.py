@@ -21,14 +21,14 @@ from .sizes import Sizes
 class Pause:
     """One drain's; `end` is called when it is over and something has gathered. It must neither wait nor raise."""
 
-    __slots__ = ("_alarms", "_end", "_is_set", "_seconds", "_sizes", "_skips", "gathered", "since")
+    __slots__ = ("_alarms", "_due", "_end", "_seconds", "_sizes", "_skips", "gathered", "since")
 
     def __init__(self, sizes: Sizes, alarms: Alarms, seconds: float, end: Callable[[], object]) -> None:
         self._sizes = sizes
         self._alarms = alarms
         self._seconds = seconds
         self._end = end
-        self._is_set = False
+        self._due: float | None = None  # when an alarm comes, if one is set
         self._skips = False
         self.since = -math.inf
         """When the last request began (trio's clock)."""
@@ -71,13 +71,13 @@ class Pause:
         self._skips = True
 
     def _set(self) -> None:
-        if not self._is_set:
-            self._is_set = True
-            self._alarms.add(self.ends, self._ring)
+        if self._due is None:
+            self._due = self.ends
+            self._alarms.add(self._due, self._ring)
 
     def _ring(self) -> None:
-        self._is_set = False
-        if self.gathered and trio.current_time() < self.ends:
+        due, self._due = self._due, None
+        if self.gathered and due != self.ends:
             self._set()
         elif self.gathered:
             self._end()
