@@ -29,6 +29,11 @@ class Mark(NamedTuple):
     lost: int = 0
     told: Untold | None = None
 
+    @property
+    def is_of_a_loss(self) -> bool:
+        """Whether it counts one, or tells of one."""
+        return self.lost > 0 or self.told is not None
+
 
 class Marks:
     """Those of one delivery's connection."""
@@ -69,7 +74,7 @@ class Marks:
         filtered = 0
         while waiting and waiting[0].bytes <= arrived:
             mark = waiting.popleft()
-            if mark.lost or mark.told is not None:
+            if mark.is_of_a_loss:
                 self._settle(last, filtered)
                 self._settle(mark, 0)
                 last = None
@@ -86,7 +91,7 @@ class Marks:
             return
         mark, cursor = self.waiting[0], self._delivery.state.cursor
         held = self._delivery.channel.recent(cursor, 1)
-        if mark.lost or mark.told or mark.filtered or not held:
+        if mark.is_of_a_loss or mark.filtered or not held:
             return  # behind the ring: its lines are sent again from the mark on
         data = held[0].cut(cursor, mark.end).syslog(token)
         covered = [end for end in frame_ends(data) if end <= arrived - self.settled]
@@ -98,7 +103,7 @@ class Marks:
         waiting = self.waiting
         if len(waiting) > MOST:
             last, before = waiting.pop(), waiting.pop()
-            if before.lost or before.told is not None:
+            if before.is_of_a_loss or last.is_of_a_loss:
                 waiting.append(before)
                 waiting.append(last)
             else:
