@@ -56,7 +56,8 @@ class HttpDelivery(Delivery):
         replay: int = 0,
     ) -> None:
         super().__init__(spec, channel, state, site, until=until)
-        self._inline = spec.options.plain and not spec.options.linger_seconds and until is None
+        self._linger_seconds = spec.options.linger_seconds if until is None else 0.0  # a replay has all its lines
+        self._inline = spec.options.plain and not self._linger_seconds and until is None
         chosen = spec.options.batch_bytes
         self._sizes = Sizes(state, chosen or site.limits.batch_bytes, chosen or site.limits.max_batch_bytes)
         self._composer = Composer(self, self._sizes, replay=replay)
@@ -259,7 +260,7 @@ class HttpDelivery(Delivery):
 
     async def _gather(self) -> None:
         """Let more lines come before a request, as the options say, and where the last one began just before."""
-        pause, linger = self._pause, self.spec.options.linger_seconds
+        pause, linger = self._pause, self._linger_seconds
         until = pause.ends
         if linger and self._lingered != self.sent:
             self._lingered = self.sent

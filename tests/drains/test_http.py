@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from drains.limits import Limits
+from drains.state import DrainState
 from drains.status import State
 
 from ..polling import until
@@ -519,3 +520,13 @@ async def test_a_replay_sends_history_again_and_is_counted_apart() -> None:
         assert seen is not None
         assert (seen.delivered, seen.replayed) == (3, 2)
         assert deliveries.replay(7, 3) == 0
+
+
+async def test_a_replay_has_all_its_lines_and_does_not_linger() -> None:
+    world = World()
+    world.write(b"a", b"b", b"c")
+    state = DrainState(7, world.channel.id, world.channel.epoch, 3)
+    async with http_receiver() as receiver, running(world) as deliveries:
+        deliveries.add(spec(f"http://127.0.0.1:{receiver.port}", linger=60), world.channel, state)
+        assert deliveries.replay(7, 1) == 2
+        assert (await receiver.post()).texts == [b"b", b"c"]
