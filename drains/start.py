@@ -33,10 +33,10 @@ async def find_start(delivery: Delivery) -> None:
     while state.cursor < channel.head:
         reading = await channel.read(state.cursor, _READ_BYTES)
         later = [batch for batch in reading.batches if batch.at >= wanted]
-        state.start = state.cursor = (later or reading.batches)[0 if later else -1].first
+        end = reading.batches[-1].end if reading.batches else state.cursor + reading.lost
+        state.start = state.cursor = later[0].first if later else end
         if later:
             break
-        state.start = state.cursor = reading.batches[-1].end
         await trio.lowlevel.checkpoint()
     delivery.sent = state.cursor
     delivery.fresh = False

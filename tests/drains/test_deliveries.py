@@ -124,6 +124,22 @@ async def test_a_drain_starts_where_its_options_say(start: str | int) -> None:
         assert seen.head - seen.start == seen.delivered == len(expected)
 
 
+async def test_a_start_is_found_though_the_lines_before_it_are_gone_meanwhile() -> None:
+    world = World()
+    world.write(b"old", b"old")
+    world.channel.pass_over(2)  # the spool alone has them
+    async with syslog_receiver() as receiver, running(world) as deliveries:
+        deliveries.add(spec(f"syslog://127.0.0.1:{receiver.port}", start="2020-01-01T00:00:00Z"), world.channel, None)
+        world.spool.oldest = 2  # retention, before the drain's task looks
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        world.write(b"new")
+        assert await receiver.until(1) == [b"new"]
+        await settled(deliveries)
+        seen = deliveries.status(7)
+        assert seen is not None
+        assert (seen.start, seen.delivered, seen.lost, deliveries.crashes) == (2, 1, {}, 0)
+
+
 async def test_a_drain_that_is_added_twice_is_a_mistake() -> None:
     world = World()
     async with running(world) as deliveries:
