@@ -143,7 +143,7 @@ class Connection:
         """Receive all that comes; why it ended, in a word."""
         while not self._ended:
             try:
-                if self._is_over:
+                if self._holds_more:
                     self._take_turn()
                 else:
                     await self._wait()
@@ -160,9 +160,9 @@ class Connection:
         return self._ended
 
     @property
-    def _is_over(self) -> bool:
-        """Whether the end is here already, and the socket may tell no more: TLS keeps it with what came before."""
-        return self._tls is not None and self._tls.over
+    def _holds_more(self) -> bool:
+        """Whether there is something of which the socket may tell no more: TLS keeps it with what came before."""
+        return self._tls is not None and self._tls.holds_more
 
     async def _wait(self) -> None:
         """Until there is something for the task."""
@@ -201,7 +201,7 @@ class Connection:
         """Wake the task if there is something for it."""
         if self._task is None:
             return
-        if self._ended or self._further is not None or self._crash is not None or self._is_over:
+        if self._ended or self._further is not None or self._crash is not None or self._holds_more:
             self._shared.poller.remove(self._number)
             reschedule(self._task)
             self._task = None
@@ -215,7 +215,7 @@ class Connection:
                 return
             drained = self._is_drained(data, SMALL_BYTES)
             self._is_quiet = len(data) < SMALL_BYTES  # a TLS record may bring more
-            if drained and self._is_quiet and not self._is_over and self._shared.gather(self, self._stream, data):
+            if drained and self._is_quiet and not self._holds_more and self._shared.gather(self, self._stream, data):
                 return
             if self._take(data) and not drained:
                 self._take_much()

@@ -52,9 +52,9 @@ class TlsReceiver:
         self.drained = False  # the last read of the socket took all that was there
 
     @property
-    def over(self) -> bool:
-        """Whether the peer has ended, or broken, its side: `receive` has no more to wait for."""
-        return self._ended or self._error is not None
+    def holds_more(self) -> bool:
+        """Whether `receive` knows what the socket does not tell again: an end, or what came with the handshake."""
+        return self._ended or self._error is not None or self._incoming.pending > 0
 
     async def handshake(self) -> None:
         """Raises OSError (ssl.SSLError is one) when the peer cannot or does not; the caller limits the time."""
@@ -75,6 +75,9 @@ class TlsReceiver:
 
         Raises BlockingIOError when nothing has, other OSError (ssl.SSLError is one) when the connection is broken.
         """
+        if self._incoming.pending and (pieces := self._decrypt()):
+            self.drained = False
+            return b"".join(pieces)
         while not self._ended:
             if self._error is not None:
                 raise self._error

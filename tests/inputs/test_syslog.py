@@ -473,3 +473,28 @@ def test_a_certificate_that_cannot_be_used_is_an_error_of_the_start(tmp_path: An
     for name in ("no.pem", "missing.pem"):
         with pytest.raises(SetupError, match="cannot use the certificate"):
             server_context(str(tmp_path / name), "")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_line_that_comes_with_the_end_of_the_handshake_does_not_wait(
+    context: ssl.SSLContext, authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
+    """A sender's last flight and its first line often come in one read of the socket."""
+    context.maximum_version = version
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    async with served(tls=context) as server:
+        client = await server.client()
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await client.send_all(outgoing.read())
+                incoming.write(await client.receive_some(65536))
+        tls.write(b"<1>first\n")
+        await client.send_all(outgoing.read())  # TLS 1.3: Finished and the line, one segment
+        with trio.fail_after(2):
+            assert await server.router.flushed_frames(1) == [b"<1>first"]
