@@ -193,6 +193,8 @@ class Tail:
                     await self.backlog(self.channel.head)
                     return
                 await fans.reach(self.cursor)
+                if self.channel.removed:
+                    return  # whoever ends the tails of a channel does not know those that open meanwhile
                 if self.cursor < fans.cursor:
                     await self._step(fans.cursor, fans.heartbeat_seconds)
                     continue

@@ -472,9 +472,7 @@ async def test_a_stream_that_opens_while_its_channel_is_deleted_ends(
 ) -> None:
     source = Source()
     source.number(3)
-    async with trio.open_nursery() as nursery:
-        tails = Tails(heartbeat_seconds=10)
-        await nursery.start(tails.run)
+    async with running() as (tails, _):
         source.channel.removed = True
         source.channel.release_ring()
         tails.end_channel(source.channel.id)
@@ -482,16 +480,13 @@ async def test_a_stream_that_opens_while_its_channel_is_deleted_ends(
         with trio.fail_after(1):
             await tails.follow(Tail(source.channel, Socket(), events() if sse else plain(), Start(head, head, AT)))
         assert len(tails) == 0
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_stream_that_opens_while_the_others_of_a_deleted_channel_end_stops_nobody(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     source = Source(ring_lines=1000)
-    async with trio.open_nursery() as nursery:
-        tails = Tails(heartbeat_seconds=10)
-        await nursery.start(tails.run)
+    async with running() as (tails, nursery):
         nursery.start_soon(tails.follow, Tail(source.channel, Socket(room=1), plain(), Start(0, 0, AT)))
         await trio.testing.wait_all_tasks_blocked()
         source.number(3)
@@ -503,7 +498,6 @@ async def test_a_stream_that_opens_while_the_others_of_a_deleted_channel_end_sto
         tails.end_channel(source.channel.id)
         with trio.fail_after(1):
             await tails.follow(Tail(source.channel, Socket(), plain(), Start(head, head, AT)))
-        nursery.cancel_scope.cancel()
 
 
 async def test_equal_views_share_one_rendering_and_one_write_a_round(autojump_clock: trio.testing.MockClock) -> None:
