@@ -25,6 +25,7 @@ from .head import Head
 from .refusal import Refusal
 from .template import Template, template
 
+SMALL_PIECE_BYTES = 4096  # pieces of a chunked body below it are put together: an object each takes 20 times as much
 MAX_FIELDS = 100  # Apache's LimitRequestFields
 
 # Fields that we, Starlette or a gateway in front act on, and that may come only once.
@@ -81,7 +82,7 @@ class RequestParser:
     def reset(self) -> None:
         """Be ready for the next request of the connection."""
         self.head: Head | None = None
-        self.body: list[bytes] = []
+        self.body: list[bytes | bytearray] = []
         self.body_bytes = 0
         self.complete = False
         self._target = b""
@@ -270,7 +271,13 @@ class RequestParser:
         return path or b"/", query, host
 
     def on_body(self, piece: bytes) -> None:
-        self.body.append(piece)
+        body = self.body
+        if len(piece) >= SMALL_PIECE_BYTES or not body:
+            body.append(piece)
+        elif isinstance(body[-1], bytearray):
+            body[-1] += piece
+        else:
+            body.append(bytearray(piece))
         self.body_bytes += len(piece)
 
     def on_message_complete(self) -> None:

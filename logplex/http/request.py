@@ -154,7 +154,8 @@ class Request:
             raise TooLarge("Request body too large")
         pieces = parser.body
         parser.body = []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        first = pieces[0] if len(pieces) == 1 else None
+        return first if isinstance(first, bytes) else b"".join(pieces)
 
     async def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
         """Answer; returns when the kernel has all of it. Raises ClientGone, and ValueError for unsendable headers."""

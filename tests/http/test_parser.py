@@ -1,3 +1,4 @@
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -266,3 +267,21 @@ def told(parser: RequestParser, data: bytes) -> list[object]:
         said += [head.method, head.path, head.query, head.headers, head.length, head.chunked]
         said += [head.keep_alive, head.http_1_0, head.expects_continue]
     return [*said, b"".join(parser.body), parser.body_bytes, parser.complete, parser.started]
+
+
+def test_a_body_in_tiny_chunks_takes_about_its_own_memory() -> None:
+    count = 50_000
+    parser = RequestParser(32768)
+    data = b"POST /logs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"2\r\nab\r\n" * count
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for at in range(0, len(data), 65536):
+            piece = data[at : at + 65536]
+            assert parser.feed(piece, 0, len(piece)) == len(piece)
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert parser.body_bytes == 2 * count
+    assert b"".join(parser.body) == b"ab" * count
+    assert held < 3 * parser.body_bytes
