@@ -121,6 +121,10 @@ class Logs:
             principal = await self._registry.authenticate_slow(authorization, request.peer)
         compressed = self._admit(request, principal)
         body = await request.body(self._max_body_bytes, principal=principal.id)
+        authorization = request.headers.get(b"authorization")
+        if principal != self._registry.authenticate(authorization or b"", request.peer):  # deleted while it came?
+            principal = await self._registry.authenticate_slow(authorization, request.peer)
+            self._admit(request, principal)
         if compressed and body:
             body = await self._inflate(body, request, principal)
         said = _said(request.headers)

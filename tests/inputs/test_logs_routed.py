@@ -205,3 +205,20 @@ async def test_above_the_bound_of_what_is_not_committed_requests_wait_for_room()
         assert not shipper.core.committer.current
         spool.go_on.set()
         await shipper.running.until(lambda: shipper.texts() == [b"one", b"two"])
+
+
+async def test_a_token_that_is_deleted_while_a_body_comes_is_dead() -> None:
+    async with shipping() as shipper:
+        assert (await shipper.post(frames(b"one"))).status == 204
+        body = frames(b"two")
+        await shipper.client.send(
+            b"POST /logs HTTP/1.1\r\nContent-Type: application/logplex-1\r\n%bAuthorization: Bearer %b\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (HOST, shipper.token.id.encode(), len(body), body[:10])
+        )
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        del shipper.core.tokens.stored[shipper.token.id]
+        del shipper.core.tokens.loaded[shipper.token.id]
+        shipper.core.router.forget_routes()
+        await shipper.client.send(body[10:])
+        assert (await shipper.client.answer()).status == 401
+        assert shipper.texts() == [b"one"]
