@@ -103,6 +103,8 @@ class Sessions:
         `named`: events are named by their line's severity.
         """
         start = start_after(channel, after, session.created_at) if isinstance(after, Id) else None
+        if start is None and after is None and session.filter.trivial:
+            start = await start_at_backlog(channel, session.filter, session.num)  # counts back, and reads no line
         if start is None:
             async with self._scans:
                 if isinstance(after, int):

@@ -1,6 +1,7 @@
 """Sessions over a registry that is a dict: what they ask for, and where their readings start."""
 
 import time
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -128,3 +129,24 @@ async def test_only_so_many_look_for_their_backlog_at_once(
         await trio.testing.wait_all_tasks_blocked()
         go_on.set()
     assert most == SCANS
+
+
+async def test_scans_of_one_app_do_not_keep_a_reader_without_a_filter_waiting() -> None:
+    noisy, quiet = Source(), Source()
+    noisy.number(3)
+    quiet.number(3)
+    noisy.channel.release_ring()  # its backlog is asked of the spool
+    noisy.spool._wait = trio.sleep_forever  # type: ignore[method-assign]
+    records = Records()
+    records.add("noisy", text="x")
+    records.add("quiet")
+    sessions = Sessions(cast("Registry", records), Tails(heartbeat_seconds=10))
+    async with trio.open_nursery() as nursery:
+        session = await sessions.find("noisy")
+        for _ in range(SCANS):
+            nursery.start_soon(partial(sessions.open, session, noisy.channel, sse=False, after=None))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(2):
+            opened = await sessions.open(await sessions.find("quiet"), quiet.channel, sse=False, after=None)
+        assert opened.start.cursor == 0
+        nursery.cancel_scope.cancel()
