@@ -149,7 +149,7 @@ def translated(server: Server) -> Iterator[None]:
         raise Failed(f"{server.base} did not answer in time: try again, or {server.hint}") from exc
     except ssl.SSLCertVerificationError as exc:
         raise Failed(f"the certificate of {server.base} is not trusted ({exc.verify_message})") from exc
-    except socket.gaierror as exc:
+    except (socket.gaierror, UnicodeError) as exc:  # a label of a name that is empty or too long
         raise Failed(f"the host of {server.base} is unknown: {server.hint}") from exc
     except BrokenPipeError as exc:
         raise Failed(f"{server.base} closed the connection: try again") from exc

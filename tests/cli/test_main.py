@@ -94,6 +94,7 @@ def test_a_refused_request_is_exit_code_1_and_one_line(call: Run, fake: FakeServ
         ("http://[::1", "LOGPLEX_URL must be a URL"),
         ("http://ops:hunter2@127.0.0.1:99999", "LOGPLEX_URL must be a URL"),
         ("http://ops:hunter2@nothing.invalid:8001", "the host of http://nothing.invalid:8001 is unknown"),
+        ("http://ops:hunter2@foo..invalid:8001", "the host of http://foo..invalid:8001 is unknown"),
     ],
 )
 def test_a_server_that_cannot_be_reached_is_named_without_the_password(url: str, says: str, call: Run) -> None:
